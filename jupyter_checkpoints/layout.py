@@ -1,0 +1,76 @@
+"""Where things are on disk: one place that knows every path of the agent.
+
+Data (``/var/lib/jupyter-checkpoints``) outlives a reboot, run-time state
+(``/run/jupyter-checkpoints``) does not need to. Both are ``0700``, owned by the agent.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from pathlib import Path
+
+DATA_DIR = Path("/var/lib/jupyter-checkpoints")
+RUN_DIR = Path("/run/jupyter-checkpoints")
+#: The private prefix that ``setup`` installs CRIU into; ``bin/criu`` in it runs it.
+CRIU_PREFIX = Path("/opt/jupyter-checkpoints/criu")
+SOCKET_ENV = "JUPYTER_CHECKPOINTS_SOCKET"
+#: Where root places an init for images that have none, and argv[0] of every container's PID 1.
+INIT_PATH = "/.jupyter-checkpoints/init"
+
+
+def default_socket() -> Path:
+    """The agent's socket: ``$JUPYTER_CHECKPOINTS_SOCKET``, else the host's own agent."""
+    return Path(os.environ.get(SOCKET_ENV) or RUN_DIR / "agent.sock")
+
+
+class Layout:
+    """The paths of one agent. Several agents (a host's and a test's) never share one.
+
+    Parameters
+    ----------
+    data_dir, run_dir:
+        The two roots. ``instance`` is derived from ``run_dir`` and tells this agent's global
+        names (network namespaces, interfaces, cgroups) from those of any other agent.
+    images_dir:
+        Read-only images; may be shared by several agents. Default: below ``data_dir``.
+    """
+
+    def __init__(self, data_dir: Path, run_dir: Path, images_dir: Path | None = None) -> None:
+        self.data_dir = data_dir
+        self.run_dir = run_dir
+        self.images = images_dir or data_dir / "images"
+        self.instance = hashlib.sha256(os.fsencode(run_dir)).hexdigest()[:4]
+
+    @property
+    def store(self) -> Path:
+        return self.data_dir / "checkpoints"
+
+    @property
+    def pool(self) -> Path:
+        """Mount point (or directory) of the snapshot-capable pool of writable layers."""
+        return self.data_dir / "pool"
+
+    @property
+    def pool_file(self) -> Path:
+        return self.data_dir / "pool.img"
+
+    @property
+    def socket(self) -> Path:
+        return self.run_dir / "agent.sock"
+
+    @property
+    def lock(self) -> Path:
+        return self.run_dir / "agent.lock"
+
+    @property
+    def kernels(self) -> Path:
+        return self.run_dir / "kernels"
+
+    @property
+    def runc_root(self) -> Path:
+        return self.run_dir / "runc"
+
+    def kernel(self, kernel_id: str) -> Path:
+        """The bundle of one kernel: OCI configuration, mount point, log, state."""
+        return self.kernels / kernel_id

@@ -1,0 +1,268 @@
+"""The plain data that client and agent exchange, and that manifests hold.
+
+Everything here is an immutable :class:`msgspec.Struct`: it is validated when it is decoded, and
+unknown fields are refused, so that a typing error in a request is an error and not a silence.
+Sizes are bytes, times are seconds, moments are ISO 8601 strings in UTC.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Any, Literal
+
+from msgspec import Meta, Struct, field
+
+Mode = Literal["process", "filesystem"]
+Trigger = Literal["manual", "cull", "idle", "shutdown", "danger", "cell"]
+KernelState = Literal["starting", "running", "saving", "stopped", "resuming", "exited"]
+Severity = Literal["block", "warn"]
+
+#: Where the connection file is inside every container. Argument vectors name it.
+CONNECTION_FILE = "/run/jupyter/connection.json"
+#: The ports every kernel binds, inside a network namespace of its own (below the ephemeral range).
+PORTS = {
+    "shell_port": 20001,
+    "iopub_port": 20002,
+    "stdin_port": 20003,
+    "control_port": 20004,
+    "hb_port": 20005,
+}
+
+#: Kernel, checkpoint and runtime ids: never a path, never longer than a file name may be.
+ID_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$"
+#: Image names, with an optional tag: ``python3``, ``jupyter/scipy:2026-11``.
+IMAGE_PATTERN = r"^[a-z0-9][a-z0-9._/-]{0,127}(:[A-Za-z0-9._-]{1,64})?$"
+
+Id = Annotated[str, Meta(pattern=ID_PATTERN)]
+ImageRef = Annotated[str, Meta(max_length=200)]
+Name = Annotated[str, Meta(max_length=200)]
+Text = Annotated[str, Meta(max_length=65536)]
+
+_ID = re.compile(ID_PATTERN)
+
+
+def is_id(text: str) -> bool:
+    """Whether ``text`` can be the id of a kernel, checkpoint or runtime."""
+    return _ID.match(text) is not None
+
+
+class Mount(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A host directory or file shown inside the container (bind mount, nosuid, nodev)."""
+
+    source: Annotated[str, Meta(max_length=4096)]
+    target: Annotated[str, Meta(max_length=4096)]
+    read_only: bool = False
+
+
+class Limits(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Limits of a container; ``None`` means the agent's default."""
+
+    memory: Annotated[int, Meta(ge=16 * 2**20)] | None = None
+    cpus: Annotated[float, Meta(gt=0)] | None = None
+    pids: Annotated[int, Meta(ge=16)] | None = None
+
+
+class ConnectionInfo(Struct, frozen=True, kw_only=True):
+    """What a client needs to reach a kernel: the content of a Jupyter connection file."""
+
+    ip: str
+    shell_port: int
+    iopub_port: int
+    stdin_port: int
+    control_port: int
+    hb_port: int
+    key: str
+    transport: str = "tcp"
+    signature_scheme: str = "hmac-sha256"
+    kernel_name: str = ""
+
+
+class ImageModel(Struct, frozen=True, kw_only=True):
+    """One image: a read-only root file system, its digest and its recorded environment."""
+
+    name: str
+    digest: str
+    created: str
+    size: int
+    env: dict[str, str] = {}
+    cwd: str = "/"
+    packages: dict[str, str] = {}
+    """Python packages and their versions, where known; for the user's eyes."""
+    source: str = ""
+    """``build`` or ``import`` and what from."""
+
+
+class StartRequest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """``POST /v1/kernels``: start a kernel's container, or resume a checkpoint in a new one.
+
+    ``argv`` names :data:`CONNECTION_FILE`. ``key`` is the HMAC key of the Jupyter messages; a
+    resumed kernel keeps the one it was saved with. With ``checkpoint`` the kernel is resumed from
+    it: ``image``, ``argv`` and ``env`` are then the checkpoint's own and are left empty here.
+    ``detached``: nobody stays attached to this kernel, so it is not ended when nobody is.
+    """
+
+    kernel_id: Id
+    argv: Annotated[list[Text], Meta(max_length=256)] = field(default_factory=list)
+    key: Annotated[str, Meta(max_length=256)] = ""
+    image: ImageRef = ""
+    env: dict[Annotated[str, Meta(max_length=256)], Text] = field(default_factory=dict)
+    cwd: Annotated[str, Meta(max_length=4096)] = ""
+    mounts: Annotated[list[Mount], Meta(max_length=64)] = field(default_factory=list)
+    limits: Limits = Limits()
+    mode: Mode = "process"
+    kernel_name: Name = ""
+    runtime: Annotated[str, Meta(max_length=64)] = ""
+    checkpoint: Annotated[str, Meta(max_length=64)] = ""
+    detached: bool = False
+
+
+class ResumeRequest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """``POST /v1/kernels/{id}/resume``: put a kernel back, in place, to one of its checkpoints."""
+
+    checkpoint: Id
+
+
+class SaveRequest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """``POST /v1/kernels/{id}/checkpoints``. ``stop``: the kernel stops at the saved state."""
+
+    name: Name = ""
+    trigger: Trigger = "manual"
+    mode: Mode | None = None
+    stop: bool = False
+
+
+class SignalRequest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """``POST /v1/kernels/{id}/signal``: to the process group of the kernel, children included."""
+
+    signum: Annotated[int, Meta(ge=1, le=64)]
+
+
+class KernelModel(Struct, frozen=True, kw_only=True):
+    """One kernel that the agent runs, or keeps stopped."""
+
+    id: str
+    state: KernelState
+    image: str
+    image_digest: str
+    argv: list[str]
+    mode: Mode
+    created: str
+    uid: int
+    kernel_name: str = ""
+    runtime: str = ""
+    checkpoint: str = ""
+    """The checkpoint it was last resumed from, or saved to and stopped at; empty if neither."""
+    exit_code: int | None = None
+    pid: int | None = None
+    mounts: list[Mount] = []
+    limits: Limits = Limits()
+    detached: bool = False
+    connection: ConnectionInfo | None = None
+    memory: int | None = None
+    """Bytes of memory in use now; only where one kernel is asked for."""
+
+
+class HostFacts(Struct, frozen=True, kw_only=True):
+    """What resuming depends on, recorded at the save and compared by preflight."""
+
+    arch: str
+    cpu_model: str
+    cpu_flags: list[str]
+    kernel_release: str
+    criu_version: str
+    runc_version: str
+    engine: str
+    pool: str
+    boot_id: str
+
+
+class CheckpointModel(Struct, frozen=True, kw_only=True):
+    """One runtime checkpoint, as lists and ``show`` give it (no secrets in it)."""
+
+    id: str
+    kernel_id: str
+    uid: int
+    mode: Mode
+    trigger: Trigger
+    created: str
+    image: str
+    image_digest: str
+    argv: list[str]
+    host: HostFacts
+    name: str = ""
+    runtime: str = ""
+    kernel_name: str = ""
+    parent: str = ""
+    """The checkpoint that the saved kernel had been resumed from, or saved to before."""
+    stopped: bool = False
+    """The kernel stopped at this very state, so that its connections can be resumed with it."""
+    mounts: list[Mount] = []
+    limits: Limits = Limits()
+    memory_size: int = 0
+    """Bytes of process images."""
+    files_size: int = 0
+    """Bytes of the container's own files (the writable layer), as held on disk."""
+    pause_seconds: float = 0.0
+    """How long the kernel stood still."""
+    save_seconds: float = 0.0
+    """From the request to the committed manifest."""
+
+
+class Finding(Struct, frozen=True, kw_only=True):
+    """One answer of preflight: a stable ``code``, one plain sentence, and what to do."""
+
+    code: str
+    severity: Severity
+    message: str
+    hint: str = ""
+
+
+class PreflightReport(Struct, frozen=True, kw_only=True):
+    """``GET /v1/checkpoints/{id}/preflight``; ``ok`` is false if any finding blocks."""
+
+    ok: bool
+    findings: list[Finding]
+
+
+class VerifyReport(Struct, frozen=True, kw_only=True):
+    """The outcome of reading every byte of a checkpoint again."""
+
+    id: str
+    ok: bool
+    problems: list[str]
+    bytes_read: int
+
+
+class Status(Struct, frozen=True, kw_only=True):
+    """``GET /v1/status``: who answers and what it can do."""
+
+    version: str
+    pid: int
+    uid: int
+    """The caller's uid, as the agent sees it."""
+    engine: str
+    pool: str
+    criu_version: str
+    runc_version: str
+    kernels: int
+    checkpoints: int
+    problems: list[Finding]
+    """What is missing on this host; empty when kernels can be started and saved."""
+
+
+class Event(Struct, frozen=True, kw_only=True):
+    """One line of a streamed answer (``application/x-ndjson``) to a long operation.
+
+    ``progress`` lines come while it runs, then exactly one ``result`` (the model of what was made)
+    or one ``error`` (see :meth:`jupyter_checkpoints.errors.CheckpointsError.to_json`).
+    """
+
+    event: Literal["progress", "result", "error"]
+    stage: str = ""
+    """One of ``preflight``, ``verify``, ``freeze``, ``dump``, ``pack``, ``commit``, ``restore``…"""
+    done: int = 0
+    total: int = 0
+    """Bytes, where they are known; else 0."""
+    message: str = ""
+    result: Any = None
+    error: dict[str, Any] | None = None

@@ -1,0 +1,140 @@
+"""The store's interface: what is kept of a checkpoint, and how it becomes one.
+
+A checkpoint is a manifest (facts, small) and files (process images). It exists from the moment
+its manifest has its final name; before that it is *staged*, and a crash leaves only a staging
+directory, which the next start removes. The writable layer's snapshot is kept by the pool
+(:mod:`jupyter_checkpoints.agent.rootfs`) under the checkpoint's id, and the store records its
+digest, so that one manifest vouches for both.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from msgspec import Struct
+
+from ..models import CheckpointModel, ConnectionInfo, VerifyReport
+
+#: Called with (bytes done, bytes in all) while something long runs; may be called from a thread.
+Progress = Callable[[int, int], None]
+
+
+class FileRecord(Struct, frozen=True, kw_only=True):
+    """One file of a checkpoint: path relative to the checkpoint, size, BLAKE3 in hex."""
+
+    path: str
+    size: int
+    digest: str
+
+
+class Manifest(Struct, frozen=True, kw_only=True):
+    """All that is known of one checkpoint; JSON on disk, 0600 (it holds the messages' key).
+
+    ``version`` is read before anything else is interpreted.
+    """
+
+    version: int
+    checkpoint: CheckpointModel
+    connection: ConnectionInfo
+    env: dict[str, str]
+    cwd: str
+    files: list[FileRecord]
+    """The process images; empty in ``filesystem`` mode."""
+    tree_digest: str
+    """Digest of the writable layer's tree, see :mod:`jupyter_checkpoints.store.tree`."""
+    facts: dict[str, Any] = {}
+    """What the engine needs to resume it and nobody else interprets."""
+
+
+class Staging(ABC):
+    """A checkpoint in the making. Used by one save; never by two threads at once."""
+
+    @property
+    @abstractmethod
+    def id(self) -> str:
+        """The id the checkpoint will have."""
+
+    @property
+    @abstractmethod
+    def images(self) -> Path:
+        """The directory CRIU writes its images into (0700, on the store's file system)."""
+
+    @abstractmethod
+    def seal(self, progress: Progress | None = None) -> list[FileRecord]:
+        """Hash and fsync every file under :attr:`images`. Blocking: call it in a thread.
+
+        Raises
+        ------
+        SaveFailed
+            If something that is neither a regular file nor a directory lies there.
+        InsufficientResources
+            If the disk is full.
+        """
+
+    @abstractmethod
+    def commit(self, manifest: Manifest) -> None:
+        """Make it a checkpoint: everything fsynced, then one rename. Blocking.
+
+        Raises
+        ------
+        InsufficientResources
+            If the disk is full. The staging directory is still there for :meth:`abandon`.
+        """
+
+    @abstractmethod
+    def abandon(self) -> None:
+        """Remove all traces of it. Blocking; never raises for what is already gone."""
+
+
+class Store(ABC):
+    """What the agent asks of a store. All methods block: call them in a thread."""
+
+    @abstractmethod
+    def begin(self, checkpoint_id: str, needed: int) -> Staging:
+        """Start a checkpoint of about ``needed`` bytes.
+
+        Raises
+        ------
+        InsufficientResources
+            If free space (less a reserve) is smaller than that; nothing was frozen yet.
+        Conflict
+            If the id is taken.
+        """
+
+    @abstractmethod
+    def list(self) -> list[Manifest]:
+        """All checkpoints, newest first. A damaged manifest is left out (and logged)."""
+
+    @abstractmethod
+    def load(self, checkpoint_id: str) -> Manifest:
+        """One manifest.
+
+        Raises
+        ------
+        NotFound
+            If there is none.
+        CheckpointDamaged
+            If it cannot be read, or has a version from the future.
+        """
+
+    @abstractmethod
+    def images(self, checkpoint_id: str) -> Path:
+        """Where the process images of a committed checkpoint are."""
+
+    @abstractmethod
+    def verify(self, manifest: Manifest, progress: Progress | None = None) -> VerifyReport:
+        """Read every file again and compare size and digest; never raises for damage."""
+
+    @abstractmethod
+    def delete(self, checkpoint_id: str) -> None:
+        """Take the manifest's name away first, then the files. ``NotFound`` if there is none."""
+
+    @abstractmethod
+    def collect(self) -> list[str]:
+        """Remove what crashes left (staging, half-deleted); the ids of what was removed.
+
+        Called by the agent's start, before it serves anybody.
+        """
