@@ -10,13 +10,16 @@ digest, so that one manifest vouches for both.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from msgspec import Struct
 
 from ..models import CheckpointModel, ConnectionInfo, VerifyReport
+
+#: The version of :class:`Manifest` that is written, and the newest that can be read.
+MANIFEST_VERSION = 1
 
 #: Called with (bytes done, bytes in all) while something long runs; may be called from a thread.
 Progress = Callable[[int, int], None]
@@ -133,7 +136,7 @@ class Store(ABC):
         """Take the manifest's name away first, then the files. ``NotFound`` if there is none."""
 
     @abstractmethod
-    def collect(self) -> list[str]:
+    def collect(self) -> Sequence[str]:
         """Remove what crashes left (staging, half-deleted); the ids of what was removed.
 
         Called by the agent's start, before it serves anybody.
