@@ -59,7 +59,7 @@ def find_tools() -> Tools:
 
 
 def child_environment(*first: Path) -> dict[str, str]:
-    """The environment of a privileged child: system paths, after those of ``first``, and a locale."""
+    """The environment of a privileged child: ``first``, then the system's paths, and a locale."""
     return {
         "PATH": ":".join([*map(str, first), _SYSTEM_PATH]),
         "LANG": "C.UTF-8",
