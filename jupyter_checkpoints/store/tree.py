@@ -114,10 +114,9 @@ def _digest(root: Path, total: int, progress: Progress | None) -> tuple[str, int
                 case stat.S_IFREG:
                     fd = os.open(entry.name, _FILE, dir_fd=entry.directory)
                     try:
-                        digest, size = hasher.digest(fd, advance)
+                        fields += [b"content", hasher.sparse_digest(fd, advance)]
                     finally:
                         os.close(fd)
-                    fields += [b"content", struct.pack("<Q", size), digest]
                 case stat.S_IFLNK:
                     fields += [b"target", os.readlink(entry.name, dir_fd=entry.directory)]
                 case stat.S_IFCHR | stat.S_IFBLK:
