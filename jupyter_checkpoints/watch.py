@@ -1,0 +1,105 @@
+"""Follow the state of a kernel, so that asking for it costs nothing.
+
+A kernel manager asks whether its kernel lives ten times a second, and a blocking one runs its
+event loop only while it is called. So the agent is followed from a thread of our own: one for all
+kernels of a process, there as long as a kernel is followed. Being attached also tells the agent
+that somebody cares for the kernel.
+"""
+
+from __future__ import annotations
+
+import logging
+from concurrent.futures import Future
+from contextlib import aclosing
+from pathlib import Path
+
+import anyio
+from anyio.from_thread import BlockingPortalProvider
+
+from .client import AgentClient
+from .errors import CheckpointsError, NotFound
+from .models import KernelModel, KernelState
+
+_FIRST_DELAY = 0.1
+_LAST_DELAY = 5.0
+
+_thread = BlockingPortalProvider()
+
+
+class KernelWatch:
+    """What the agent last said of one kernel. Properties may be read from any thread.
+
+    Parameters
+    ----------
+    socket:
+        The agent's socket.
+    model:
+        The kernel as its start, or a question, has just answered.
+    log:
+        Where to say that the agent is away, and that it is back.
+    """
+
+    def __init__(
+        self,
+        socket: Path,
+        model: KernelModel,
+        log: logging.Logger | logging.LoggerAdapter[logging.Logger],
+    ) -> None:
+        self._socket = socket
+        self._model = model
+        self._log = log
+        self._gone = False
+        self._following: Future[None] | None = None
+
+    @property
+    def model(self) -> KernelModel:
+        """The kernel at its last change of state."""
+        return self._model
+
+    @property
+    def state(self) -> KernelState:
+        """Its state; ``exited`` also if the agent no longer knows it."""
+        return "exited" if self._gone else self._model.state
+
+    @property
+    def exit_code(self) -> int | None:
+        """``None`` while it lives, be it stopped at a checkpoint; else its exit code, or 1."""
+        if self.state != "exited":
+            return None
+        return 1 if self._model.exit_code is None else self._model.exit_code
+
+    def open(self) -> None:
+        """Begin to follow. Blocks for the start of a thread."""
+        portal = _thread.__enter__()
+        self._following = portal.start_task_soon(self._follow)
+
+    def close(self) -> None:
+        """Stop following. Blocks until the thread has ended if nothing else is followed."""
+        if self._following is None:
+            return
+        self._following.cancel()
+        self._following = None
+        _thread.__exit__(None, None, None)
+
+    async def _follow(self) -> None:
+        delay = _FIRST_DELAY
+        while True:
+            try:
+                async with (
+                    # Never start an agent here: who stops it on purpose wants it stopped.
+                    AgentClient(self._socket, autostart=False) as agent,
+                    aclosing(agent.attach(self._model.id)) as models,
+                ):
+                    async for model in models:
+                        if delay > _FIRST_DELAY:
+                            self._log.info("The agent answers again.")
+                        self._model = model
+                        delay = _FIRST_DELAY
+            except NotFound:
+                self._gone = True
+                return
+            except CheckpointsError as error:
+                if delay == _FIRST_DELAY:
+                    self._log.warning("Lost sight of kernel %s: %s", self._model.id, error)
+                delay = min(delay * 2, _LAST_DELAY)
+            await anyio.sleep(delay)
