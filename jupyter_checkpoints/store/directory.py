@@ -7,10 +7,10 @@
         manifest.json        0600: {"version": 1, "digest": …, "manifest": …}
         images/              the process images, as CRIU wrote them
       .staging-<id>/         a checkpoint in the making; left by a crash until the next collect()
-      .deleting-<id>/        its name is gone, its files are on their way out
+      .deleting-<id>.<…>/    its name is gone, its files are on their way out
 
 The rename of ``.staging-<id>`` to ``<id>`` is the commit, the rename of ``<id>`` to
-``.deleting-<id>`` is the deletion; before either everything it vouches for is on the disk.
+``.deleting-…`` is the deletion. What a name vouches for is on the disk before the name is.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ import logging
 import os
 import shutil
 import stat
+import tempfile
 import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -202,14 +203,16 @@ class DirectoryStore(Store):
     def delete(self, checkpoint_id: str) -> None:
         if not is_id(checkpoint_id):
             raise NotFound(f"There is no checkpoint {checkpoint_id}.")
-        doomed = self._root / (_DELETING + checkpoint_id)
         try:
-            _remove(doomed)
-            self._directory(checkpoint_id).rename(doomed)
+            # An empty directory to be renamed onto: a name that no other deletion has.
+            doomed = Path(tempfile.mkdtemp(prefix=f"{_DELETING}{checkpoint_id}.", dir=self._root))
+            try:
+                self._directory(checkpoint_id).rename(doomed)
+            except FileNotFoundError as error:
+                doomed.rmdir()
+                raise NotFound(f"There is no checkpoint {checkpoint_id}.") from error
             _sync_directory(self._root)
-            _remove(doomed)
-        except FileNotFoundError as error:
-            raise NotFound(f"There is no checkpoint {checkpoint_id}.") from error
+            shutil.rmtree(doomed)
         except OSError as error:
             raise CheckpointsError(
                 f"Checkpoint {checkpoint_id} could not be deleted.", reason=str(error)
@@ -217,12 +220,18 @@ class DirectoryStore(Store):
 
     def collect(self) -> Sequence[str]:
         removed = set()
-        for entry in os.scandir(self._root):
+        for entry in list(os.scandir(self._root)):
             for prefix in (_STAGING, _DELETING):
-                checkpoint_id = entry.name.removeprefix(prefix)
-                if checkpoint_id != entry.name and checkpoint_id not in self._promised:
+                if not entry.name.startswith(prefix):
+                    continue
+                checkpoint_id = entry.name.removeprefix(prefix).partition(".")[0]
+                if prefix == _STAGING and checkpoint_id in self._promised:
+                    continue
+                try:
                     _remove(Path(entry.path))
                     removed.add(checkpoint_id)
+                except OSError as error:
+                    log.warning("Could not remove %s: %s", entry.path, error)
         _sync_directory(self._root)
         return sorted(removed)
 
@@ -393,7 +402,7 @@ def _walk(
     """Path below ``root`` and ``lstat`` of all but directories; those go to ``directories``."""
     pending = [root]
     while pending:
-        for entry in os.scandir(pending.pop()):
+        for entry in list(os.scandir(pending.pop())):
             if entry.is_dir(follow_symlinks=False):
                 pending.append(Path(entry.path))
                 if directories is not None:

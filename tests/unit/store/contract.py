@@ -1,0 +1,294 @@
+"""What every store has to do: subclass :class:`StoreContract` and say how one is made."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from jupyter_checkpoints.errors import (
+    CheckpointsError,
+    Conflict,
+    InsufficientResources,
+    InvalidRequest,
+    NotFound,
+    SaveFailed,
+)
+from jupyter_checkpoints.models import CheckpointModel, ConnectionInfo, HostFacts
+from jupyter_checkpoints.store.store import MANIFEST_VERSION, FileRecord, Manifest, Store
+
+HOST = HostFacts(
+    arch="x86_64",
+    cpu_model="a processor",
+    cpu_flags=["sse2"],
+    kernel_release="6.1.0",
+    criu_version="4.2",
+    runc_version="1.1.5",
+    engine="embedded",
+    pool="btrfs",
+    boot_id="b",
+)
+
+Files = Mapping[str, bytes]
+#: One file that is read in one go, one that takes several pieces, an empty one, one further down.
+SOME_FILES: Files = {
+    "core-1.img": b"registers",
+    "pages-1.img": os.urandom(9 * 2**20 + 17),
+    "empty.img": b"",
+    "more/pages-2.img": bytes(5 * 2**20),
+}
+
+names = st.text("abc019.-_", min_size=1, max_size=12).filter(lambda name: name.strip("."))
+contents = st.binary(max_size=4096) | st.integers(0, 200_000).map(lambda n: b"\7" * n)
+
+
+def manifest_of(
+    checkpoint_id: str, files: list[FileRecord], created: str = "2026-01-01T00:00:00Z"
+) -> Manifest:
+    checkpoint = CheckpointModel(
+        id=checkpoint_id,
+        kernel_id="k1",
+        uid=0,
+        mode="process",
+        trigger="manual",
+        created=created,
+        image="python3",
+        image_digest="d",
+        argv=["python3", "-m", "ipykernel"],
+        host=HOST,
+        pause_seconds=0.1 + 0.2,
+    )
+    connection = ConnectionInfo(
+        ip="10.0.0.2",
+        shell_port=20001,
+        iopub_port=20002,
+        stdin_port=20003,
+        control_port=20004,
+        hb_port=20005,
+        key="secret",
+    )
+    return Manifest(
+        version=MANIFEST_VERSION,
+        checkpoint=checkpoint,
+        connection=connection,
+        env={"LANG": "C.UTF-8"},
+        cwd="/root",
+        files=files,
+        tree_digest="t",
+        facts={"address": ["10.0.0.2", 24], "pids": {"init": 1}},
+    )
+
+
+def write_files(directory: Path, files: Files) -> None:
+    for name, content in files.items():
+        path = directory / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+
+
+def save(
+    store: Store, checkpoint_id: str, files: Files, created: str = "2026-01-01T00:00:00Z"
+) -> Manifest:
+    """A whole save, as the agent does it."""
+    staging = store.begin(checkpoint_id, sum(map(len, files.values())))
+    write_files(staging.images, files)
+    manifest = manifest_of(checkpoint_id, staging.seal(), created)
+    staging.commit(manifest)
+    return manifest
+
+
+def files_of(store: Store, checkpoint_id: str) -> dict[str, bytes]:
+    images = store.images(checkpoint_id)
+    return {
+        str(path.relative_to(images)): path.read_bytes()
+        for path in images.rglob("*")
+        if path.is_file()
+    }
+
+
+class StoreContract(ABC):
+    @abstractmethod
+    def make(self, root: Path) -> Store:
+        """A store at ``root``, which may hold what an earlier one left."""
+
+    @pytest.fixture
+    def root(self, tmp_path: Path) -> Path:
+        return tmp_path / "store"
+
+    @pytest.fixture
+    def store(self, root: Path) -> Store:
+        return self.make(root)
+
+    def test_a_save_can_be_read_again(self, store: Store) -> None:
+        manifest = save(store, "c1", SOME_FILES)
+
+        assert store.load("c1") == manifest
+        assert store.list() == [manifest]
+        assert files_of(store, "c1") == SOME_FILES
+        assert {record.path for record in manifest.files} == {f"images/{f}" for f in SOME_FILES}
+
+    def test_another_store_at_the_same_place_reads_it(self, root: Path) -> None:
+        manifest = save(self.make(root), "c1", SOME_FILES)
+
+        later = self.make(root)
+        assert later.collect() == []
+        assert later.list() == [manifest]
+        assert later.verify(manifest).ok
+
+    @settings(max_examples=30, deadline=None)
+    @given(st.dictionaries(names, contents, max_size=8))
+    def test_any_files_come_back(self, files: dict[str, bytes]) -> None:
+        with tempfile.TemporaryDirectory() as directory:
+            store = self.make(Path(directory))
+            manifest = save(store, "c1", files)
+            assert files_of(store, "c1") == files
+            report = store.verify(store.load("c1"))
+            assert (report.ok, report.problems) == (True, [])
+            assert report.bytes_read == sum(map(len, files.values()))
+            assert store.load("c1") == manifest
+            store.delete("c1")
+            assert store.list() == []
+
+    def test_a_checkpoint_of_files_only_has_no_images(self, store: Store) -> None:
+        staging = store.begin("c1", 0)
+        manifest = manifest_of("c1", [])
+        staging.commit(manifest)
+
+        assert store.verify(store.load("c1")).ok
+
+    def test_newest_come_first(self, store: Store) -> None:
+        for name, day in [("b", 2), ("c", 3), ("a", 1)]:
+            save(store, name, {}, created=f"2026-01-0{day}T00:00:00Z")
+
+        assert [manifest.checkpoint.id for manifest in store.list()] == ["c", "b", "a"]
+
+    def test_nothing_is_there_before_the_commit(self, store: Store) -> None:
+        staging = store.begin("c1", 0)
+        write_files(staging.images, SOME_FILES)
+        staging.seal()
+
+        assert store.list() == []
+        with pytest.raises(NotFound):
+            store.load("c1")
+        with pytest.raises(NotFound):
+            store.delete("c1")
+
+    def test_an_id_is_taken_from_begin_on(self, store: Store) -> None:
+        staging = store.begin("c1", 0)
+        with pytest.raises(Conflict):
+            store.begin("c1", 0)
+        staging.commit(manifest_of("c1", staging.seal()))
+        with pytest.raises(Conflict):
+            store.begin("c1", 0)
+
+    def test_abandoned_leaves_nothing_and_frees_the_id(self, store: Store) -> None:
+        staging = store.begin("c1", 0)
+        write_files(staging.images, SOME_FILES)
+        staging.abandon()
+        staging.abandon()
+
+        assert store.list() == []
+        save(store, "c1", SOME_FILES)
+
+    def test_deleted_is_gone(self, store: Store) -> None:
+        save(store, "c1", SOME_FILES)
+        save(store, "c2", {})
+        store.delete("c1")
+
+        assert [manifest.checkpoint.id for manifest in store.list()] == ["c2"]
+        with pytest.raises(NotFound):
+            store.load("c1")
+        with pytest.raises(NotFound):
+            store.delete("c1")
+        save(store, "c1", {})
+
+    def test_of_two_that_delete_one_wins(self, store: Store) -> None:
+        for turn in range(20):
+            save(store, f"c{turn}", {"a": b"1"})
+            with ThreadPoolExecutor(2) as pool:
+                runs = [pool.submit(store.delete, f"c{turn}") for _ in range(2)]
+            errors = [error for run in runs if (error := run.exception())]
+            assert [type(error) for error in errors] == [NotFound]
+
+    def test_collect_removes_what_a_crash_left(self, root: Path) -> None:
+        store = self.make(root)
+        manifest = save(store, "c1", SOME_FILES)
+        write_files(store.begin("c2", 0).images, SOME_FILES)
+
+        later = self.make(root)
+        assert list(later.collect()) == ["c2"]
+        assert later.collect() == []
+        assert later.list() == [manifest]
+        save(later, "c2", {})
+
+    def test_collect_spares_what_is_in_the_making(self, store: Store) -> None:
+        staging = store.begin("c1", 0)
+        assert store.collect() == []
+        staging.commit(manifest_of("c1", staging.seal()))
+        assert store.verify(store.load("c1")).ok
+
+    def test_many_at_once(self, store: Store) -> None:
+        with ThreadPoolExecutor(8) as pool:
+            saved = list(
+                pool.map(lambda n: save(store, f"c{n}", {"a": bytes(n)}, f"{n:04}"), range(40))
+            )
+        assert store.list() == saved[::-1]
+
+    def test_too_little_space_is_told_before_anything_is_done(self, store: Store) -> None:
+        with pytest.raises(InsufficientResources) as caught:
+            store.begin("c1", 2**60)
+        assert f"{2**30:.1f} GiB" in caught.value.message
+        assert "free" in caught.value.reason
+        store.begin("c1", 0)
+
+    @pytest.mark.parametrize("name", ["", ".", "..", "a/b", ".staging-c1", "../c1", "x" * 65])
+    def test_an_id_is_never_a_path(self, store: Store, name: str) -> None:
+        save(store, "c1", {})
+        with pytest.raises(InvalidRequest):
+            store.begin(name, 0)
+        for read in (store.load, store.images, store.delete):
+            with pytest.raises(NotFound):
+                read(name)
+
+    @pytest.mark.parametrize("kind", ["link", "pipe"])
+    def test_only_plain_files_are_sealed(self, store: Store, kind: str) -> None:
+        staging = store.begin("c1", 0)
+        odd = staging.images / "odd"
+        if kind == "link":
+            odd.symlink_to("/etc/passwd")
+        else:
+            os.mkfifo(odd)
+        with pytest.raises(SaveFailed, match="odd"):
+            staging.seal()
+
+    def test_a_manifest_vouches_for_what_was_sealed(self, store: Store) -> None:
+        staging = store.begin("c1", 0)
+        write_files(staging.images, SOME_FILES)
+        records = staging.seal()
+        for manifest in (manifest_of("c1", records[1:]), manifest_of("c2", records)):
+            with pytest.raises(CheckpointsError):
+                staging.commit(manifest)
+        assert store.list() == []
+        staging.commit(manifest_of("c1", records))
+
+    def test_progress_ends_at_the_total(self, store: Store) -> None:
+        total = sum(map(len, SOME_FILES.values()))
+        sealed: list[tuple[int, int]] = []
+        verified: list[tuple[int, int]] = []
+        staging = store.begin("c1", total)
+        write_files(staging.images, SOME_FILES)
+        manifest = manifest_of("c1", staging.seal(lambda *at: sealed.append(at)))
+        staging.commit(manifest)
+        store.verify(manifest, lambda *at: verified.append(at))
+
+        for calls in (sealed, verified):
+            assert calls == sorted(calls)
+            assert len(calls) > 2
+            assert calls[-1] == (total, total)
