@@ -1,0 +1,444 @@
+"""The agent's HTTP interface: thin handlers over :class:`~.kernels.KernelService`.
+
+Served on a Unix socket only. Who asks is what the kernel says of the socket's other end
+(SO_PEERCRED), never what a request says. Long operations answer with a stream of
+:class:`~jupyter_checkpoints.models.Event` lines; they go on to their end when the client leaves.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import socket
+import struct
+from collections.abc import Awaitable, Callable, Iterator
+from pathlib import Path
+from typing import Any, TypeVar, cast
+
+import msgspec
+from msgspec import Struct
+from tornado.httputil import responses
+from tornado.iostream import StreamClosedError
+from tornado.web import Application, HTTPError, RequestHandler
+
+from .. import __version__
+from ..errors import CheckpointsError, InvalidRequest, NotAllowed, NotFound
+from ..models import (
+    Event,
+    Finding,
+    ImageModel,
+    ResumeRequest,
+    SaveRequest,
+    SignalRequest,
+    StartRequest,
+    Status,
+    is_id,
+)
+from .image_spec import ImageSpec
+from .kernels import Caller, KernelService, OnEvent
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+NDJSON = "application/x-ndjson"
+
+_ID = r"([^/]+)"
+
+
+class ImageRequest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """``POST /v1/images``: build an image from ``spec``, or import the file ``archive``."""
+
+    name: str
+    spec: ImageSpec | None = None
+    archive: str = ""
+
+
+class Handler(RequestHandler):
+    """Admission, errors, JSON; the base of every handler."""
+
+    service: KernelService
+    allowed_uids: frozenset[int]
+    caller: Caller
+
+    def initialize(self, service: KernelService, allowed_uids: frozenset[int]) -> None:
+        self.service = service
+        self.allowed_uids = allowed_uids
+
+    def prepare(self) -> None:
+        connection = cast("Any", self.request.connection)
+        credentials = connection.stream.socket.getsockopt(
+            socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i")
+        )
+        _, uid, _ = struct.unpack("3i", credentials)
+        if uid not in self.allowed_uids:
+            raise NotAllowed(
+                f"User {uid} may not use runtime checkpoints on this host.",
+                reason="The agent serves the users in its `allowed_uids` only.",
+                hint="An administrator can run this Jupyter server as root in a container or "
+                "virtual machine of its own. Ordinary users are not supported safely yet.",
+            )
+        self.caller = Caller(uid)
+
+    def body(self, kind: type[T]) -> T:
+        try:
+            return msgspec.json.decode(self.request.body or b"{}", type=kind)
+        except msgspec.MsgspecError as error:
+            raise InvalidRequest("The request cannot be read.", reason=str(error)) from error
+
+    def answer(self, value: Any, status: int = 200) -> None:
+        self.set_status(status)
+        self.set_header("Content-Type", "application/json")
+        self.finish(msgspec.json.encode(value))
+
+    async def stream(self, work: Callable[[OnEvent], Awaitable[Any]]) -> None:
+        """Run a long operation and send its events; see :class:`Event`."""
+        events: asyncio.Queue[Event | None] = asyncio.Queue()
+        task = asyncio.ensure_future(work(events.put_nowait))
+        task.add_done_callback(lambda _: events.put_nowait(None))
+        _RUNNING.add(task)
+        task.add_done_callback(_RUNNING.discard)
+        sent = False
+        while (event := await events.get()) is not None:
+            sent = True
+            await self._line(event)
+        error = task.exception()
+        if error is None:
+            await self._line(Event(event="result", result=task.result()))
+        elif not sent:
+            raise error
+        else:
+            if not isinstance(error, CheckpointsError):
+                log.error("%s failed", self.request.path, exc_info=error)
+            await self._line(Event(event="error", error=_known(error).to_json()))
+
+    async def _line(self, event: Event | None) -> None:
+        self.set_header("Content-Type", NDJSON)
+        line = b"" if event is None else msgspec.json.encode(event)
+        try:
+            self.write(line + b"\n")
+            await self.flush()
+        except StreamClosedError:
+            log.debug("The client of %s has left", self.request.path)
+
+    def write_error(self, status_code: int, **kwargs: Any) -> None:
+        error = kwargs.get("exc_info", (None, None, None))[1]
+        if isinstance(error, HTTPError):
+            message = error.log_message or responses.get(status_code, "")
+            known: CheckpointsError = (
+                NotFound(f"There is no {self.request.path}.")
+                if status_code == 404
+                else InvalidRequest(message or "The request cannot be served.")
+            )
+            self.set_status(status_code)
+        else:
+            known = _known(error)
+            self.set_status(known.http_status)
+        self.set_header("Content-Type", "application/json")
+        self.finish(msgspec.json.encode(known.to_json()))
+
+    def log_exception(self, typ: Any, value: Any, tb: Any) -> None:
+        if isinstance(value, CheckpointsError | HTTPError):
+            log.info("%s %s: %s", self.request.method, self.request.path, value)
+        else:
+            log.error("%s failed", self.request.path, exc_info=(typ, value, tb))
+
+
+#: Operations that have begun; kept here so that they outlive their client.
+_RUNNING: set[asyncio.Future[Any]] = set()
+
+
+def _known(error: BaseException | None) -> CheckpointsError:
+    if isinstance(error, CheckpointsError):
+        return error
+    return CheckpointsError(
+        "The agent failed.",
+        reason=f"{type(error).__name__}: {error}",
+        hint="This is a defect; the agent's log has the details.",
+    )
+
+
+def _checked(identifier: str) -> str:
+    """An id from a path. Nothing that is not one is ever looked for on disk."""
+    if not is_id(identifier):
+        raise InvalidRequest(f"{identifier[:80]!r} cannot be an id.")
+    return identifier
+
+
+class StatusHandler(Handler):
+    async def get(self) -> None:
+        facts = self.service.facts
+        checkpoints = await self.service.checkpoints(self.caller)
+        problems: list[Finding] = []
+        if not any(i.name for i in await self.service.list_images()):
+            problems.append(
+                Finding(
+                    code="no-image",
+                    severity="block",
+                    message="There is no image to start kernels from.",
+                    hint="Run `sudo jupyter checkpoints setup`.",
+                )
+            )
+        self.answer(
+            Status(
+                version=__version__,
+                pid=os.getpid(),
+                uid=self.caller.uid,
+                engine=facts.engine,
+                pool=facts.pool,
+                criu_version=facts.criu_version,
+                runc_version=facts.runc_version,
+                kernels=len(self.service.list(self.caller)),
+                checkpoints=len(checkpoints),
+                problems=problems,
+            )
+        )
+
+
+class KernelsHandler(Handler):
+    async def get(self) -> None:
+        self.answer(self.service.list(self.caller))
+
+    async def post(self) -> None:
+        request = self.body(StartRequest)
+        await self.stream(lambda on_event: self.service.start(self.caller, request, on_event))
+
+
+class KernelHandler(Handler):
+    async def get(self, kernel_id: str) -> None:
+        self.answer(await self.service.show(self.caller, _checked(kernel_id)))
+
+    async def delete(self, kernel_id: str) -> None:
+        await self.service.delete(self.caller, _checked(kernel_id))
+        self.set_status(204)
+
+
+class SignalHandler(Handler):
+    async def post(self, kernel_id: str) -> None:
+        request = self.body(SignalRequest)
+        await self.service.signal(self.caller, _checked(kernel_id), request.signum)
+        self.set_status(204)
+
+
+class AttachHandler(Handler):
+    """Follows one kernel's state; being here is what keeps it from being an orphan."""
+
+    def prepare(self) -> None:
+        super().prepare()
+        self._task: asyncio.Future[None] | None = None
+
+    async def get(self, kernel_id: str) -> None:
+        self._task = asyncio.ensure_future(self._follow(_checked(kernel_id)))
+        try:
+            await self._task
+        except asyncio.CancelledError:
+            log.debug("The client that was attached to %s has left", kernel_id)
+
+    async def _follow(self, kernel_id: str) -> None:
+        self.set_header("Content-Type", NDJSON)
+        async for model in self.service.attach(self.caller, kernel_id):
+            line = b"" if model is None else msgspec.json.encode(model)
+            try:
+                self.write(line + b"\n")
+                await self.flush()
+            except StreamClosedError:
+                return
+
+    def on_connection_close(self) -> None:
+        if self._task is not None:
+            self._task.cancel()
+
+
+class LogsHandler(Handler):
+    """The kernel's output, the end of it or all of it, and what comes if asked to follow."""
+
+    #: Seconds between two looks at a log that is followed.
+    interval = 0.2
+
+    async def get(self, kernel_id: str) -> None:
+        path = self.service.log_file(self.caller, _checked(kernel_id))
+        tail = self.get_query_argument("tail", "")
+        if tail and not tail.isdigit():
+            raise InvalidRequest("`tail` must be a number of lines.")
+        follow = self.get_query_argument("follow", "0") not in ("0", "false", "")
+        self.set_header("Content-Type", "text/plain; charset=utf-8")
+        text, position = await asyncio.to_thread(_log_text, path, int(tail) if tail else None)
+        try:
+            self.write(text)
+            await self.flush()
+            while follow:
+                await asyncio.sleep(self.interval)
+                try:
+                    self.service.log_file(self.caller, kernel_id)
+                except NotFound:
+                    return
+                text, position = await asyncio.to_thread(_log_since, path, position)
+                if text:
+                    self.write(text)
+                    await self.flush()
+        except StreamClosedError:
+            return
+
+
+def _log_parts(path: Path) -> Iterator[Path]:
+    older = sorted(path.parent.glob(path.name + ".[0-9]"), reverse=True)
+    yield from (p for p in (*older, path) if p.exists())
+
+
+def _log_text(path: Path, lines: int | None) -> tuple[bytes, tuple[int, int]]:
+    data = b"".join(p.read_bytes() for p in _log_parts(path))
+    if lines is not None:
+        data = b"".join(data.splitlines(keepends=True)[-lines:]) if lines else b""
+    return data, _position(path)
+
+
+def _log_since(path: Path, position: tuple[int, int]) -> tuple[bytes, tuple[int, int]]:
+    inode, offset = position
+    now = _position(path)
+    if now == position or now[0] == 0:
+        return b"", position
+    data = b""
+    if now[0] != inode:
+        # It was rotated: the rest of what was the log lies in the part before.
+        previous = path.with_name(path.name + ".1")
+        if previous.exists():
+            data, offset = previous.read_bytes()[offset:], 0
+    with path.open("rb") as file:
+        file.seek(offset)
+        data += file.read()
+        return data, (now[0], file.tell())
+
+
+def _position(path: Path) -> tuple[int, int]:
+    try:
+        status = path.stat()
+    except OSError:
+        return 0, 0
+    return status.st_ino, status.st_size
+
+
+class KernelCheckpointsHandler(Handler):
+    async def post(self, kernel_id: str) -> None:
+        request = self.body(SaveRequest)
+        _checked(kernel_id)
+        await self.stream(
+            lambda on_event: self.service.save(self.caller, kernel_id, request, on_event)
+        )
+
+
+class ResumeHandler(Handler):
+    async def post(self, kernel_id: str) -> None:
+        request = self.body(ResumeRequest)
+        _checked(kernel_id)
+        await self.stream(
+            lambda on_event: self.service.resume(
+                self.caller, kernel_id, request.checkpoint, on_event
+            )
+        )
+
+
+class CheckpointsHandler(Handler):
+    async def get(self) -> None:
+        self.answer(
+            await self.service.checkpoints(
+                self.caller,
+                kernel=self.get_query_argument("kernel", ""),
+                runtime=self.get_query_argument("runtime", ""),
+            )
+        )
+
+
+class CheckpointHandler(Handler):
+    async def get(self, checkpoint_id: str) -> None:
+        self.answer(await self.service.checkpoint(self.caller, _checked(checkpoint_id)))
+
+    async def delete(self, checkpoint_id: str) -> None:
+        await self.service.delete_checkpoint(self.caller, _checked(checkpoint_id))
+        self.set_status(204)
+
+
+class PreflightHandler(Handler):
+    async def get(self, checkpoint_id: str) -> None:
+        self.answer(await self.service.preflight(self.caller, _checked(checkpoint_id)))
+
+
+class VerifyHandler(Handler):
+    async def post(self, checkpoint_id: str) -> None:
+        _checked(checkpoint_id)
+        await self.stream(
+            lambda on_event: self.service.verify(self.caller, checkpoint_id, on_event)
+        )
+
+
+class ImagesHandler(Handler):
+    async def get(self) -> None:
+        self.answer(await self.service.list_images())
+
+    async def post(self) -> None:
+        request = self.body(ImageRequest)
+        if (request.spec is None) == (not request.archive):
+            raise InvalidRequest("Give either a `spec` to build or an `archive` to import.")
+        loop = asyncio.get_running_loop()
+        images = self.service.images
+
+        async def work(on_event: OnEvent) -> ImageModel:
+            def progress(stage: str, message: str) -> None:
+                event = Event(event="progress", stage=stage, message=message)
+                loop.call_soon_threadsafe(on_event, event)
+
+            if request.spec is not None:
+                return await asyncio.to_thread(images.build, request.spec, request.name, progress)
+            return await asyncio.to_thread(
+                images.import_archive, Path(request.archive), request.name, progress
+            )
+
+        await self.stream(work)
+
+
+class ImageHandler(Handler):
+    async def delete(self, ref: str) -> None:
+        await self.service.remove_image(ref)
+        self.set_status(204)
+
+
+class UnknownHandler(Handler):
+    def prepare(self) -> None:
+        super().prepare()
+        raise NotFound(f"There is no {self.request.path[:200]}.")
+
+
+def application(service: KernelService, allowed_uids: frozenset[int]) -> Application:
+    """All routes. Called once by the agent."""
+    arguments = {"service": service, "allowed_uids": allowed_uids}
+    routes: list[tuple[str, type[Handler]]] = [
+        (r"/v1/status", StatusHandler),
+        (r"/v1/kernels", KernelsHandler),
+        (rf"/v1/kernels/{_ID}", KernelHandler),
+        (rf"/v1/kernels/{_ID}/signal", SignalHandler),
+        (rf"/v1/kernels/{_ID}/attach", AttachHandler),
+        (rf"/v1/kernels/{_ID}/logs", LogsHandler),
+        (rf"/v1/kernels/{_ID}/checkpoints", KernelCheckpointsHandler),
+        (rf"/v1/kernels/{_ID}/resume", ResumeHandler),
+        (r"/v1/checkpoints", CheckpointsHandler),
+        (rf"/v1/checkpoints/{_ID}", CheckpointHandler),
+        (rf"/v1/checkpoints/{_ID}/preflight", PreflightHandler),
+        (rf"/v1/checkpoints/{_ID}/verify", VerifyHandler),
+        (r"/v1/images", ImagesHandler),
+        (r"/v1/images/(.+)", ImageHandler),
+    ]
+    return Application(
+        [(path, handler, arguments) for path, handler in routes],
+        default_handler_class=UnknownHandler,
+        default_handler_args=arguments,
+        log_function=_log_request,
+    )
+
+
+def _log_request(handler: RequestHandler) -> None:
+    log.debug(
+        "%d %s %s %.1f ms",
+        handler.get_status(),
+        handler.request.method,
+        handler.request.path,
+        handler.request.request_time() * 1000,
+    )

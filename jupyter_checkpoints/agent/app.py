@@ -1,0 +1,199 @@
+"""``jupyter checkpoints agent``: the one privileged process of a host.
+
+Started by systemd (socket activation), by a root client that finds no agent, or by hand. Kernels
+outlive it: the next agent takes them over.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import logging
+import os
+import signal
+import socket
+from pathlib import Path
+from typing import IO, Any
+
+from jupyter_core.application import JupyterApp
+from tornado.httpserver import HTTPServer
+from traitlets import Bool, Enum, Float, Int, List, Unicode
+
+from .. import __version__, layout
+from ..errors import CheckpointsError, Conflict, NotAllowed
+from ..models import Limits
+from ..store.directory import DirectoryStore
+from .api import application
+from .engines.embedded import EmbeddedEngine
+from .images import ImageStore
+from .kernels import KernelService
+from .network import Network
+from .preflight import host_facts
+from .rootfs import open_pool
+from .seccomp import load_profile
+from .tools import find_tools
+
+#: The largest request body; requests are small, and archives come as paths.
+_MAX_BODY = 4 * 2**20
+
+
+class AgentApp(JupyterApp):  # type: ignore[misc]
+    """The agent's configuration and life."""
+
+    name = "jupyter-checkpoints-agent"
+    version = __version__
+    description = "The privileged process that runs, saves and resumes kernels on this host."
+
+    data_dir_path = Unicode(
+        str(layout.DATA_DIR), help="Where checkpoints, images and kernels' files are kept."
+    ).tag(config=True)
+    run_dir_path = Unicode(
+        str(layout.RUN_DIR), help="Run-time state: the socket, bundles, mount points."
+    ).tag(config=True)
+    images_dir = Unicode("", help="Where images are kept, if not below data_dir_path.").tag(
+        config=True
+    )
+    allowed_uids = List(
+        Int(),
+        [0],
+        help="The users who may use the agent. Whoever may use it can run programs in containers "
+        "as root and mount any directory: other users than root are not supported safely yet.",
+    ).tag(config=True)
+    pool = Enum(
+        ["auto", "btrfs", "reflink", "copy"],
+        "auto",
+        help="How kernels' files are kept and snapshot; auto measures what the host can do.",
+    ).tag(config=True)
+    subnet = Unicode(
+        "10.213.0.0/16", help="Addresses for kernels, four of them for each kernel."
+    ).tag(config=True)
+    outbound_nat = Bool(
+        True, help="Let kernels reach the outside through the host (switches IP forwarding on)."
+    ).tag(config=True)
+    mem_limit = Int(
+        0, help="Bytes of memory a kernel may use if it does not ask for less or more; 0: all."
+    ).tag(config=True)
+    cpu_limit = Float(0.0, help="Processors a kernel may use; 0: all.").tag(config=True)
+    pids_limit = Int(4096, help="Processes and threads a kernel may have.").tag(config=True)
+    orphan_grace = Float(
+        300.0,
+        help="Seconds after which a kernel is ended whose client (a Jupyter server, say) has died.",
+    ).tag(config=True)
+
+    aliases = {
+        "data-dir": "AgentApp.data_dir_path",
+        "run-dir": "AgentApp.run_dir_path",
+        "images-dir": "AgentApp.images_dir",
+        "subnet": "AgentApp.subnet",
+        "pool": "AgentApp.pool",
+        "log-level": "Application.log_level",
+    }
+
+    def _log_level_default(self) -> int:
+        return logging.INFO
+
+    def start(self) -> None:
+        super().start()
+        package = logging.getLogger("jupyter_checkpoints")
+        package.setLevel(self.log_level)
+        package.handlers = self.log.handlers
+        try:
+            if os.geteuid() != 0:
+                raise NotAllowed(
+                    "The agent must be run by root.",
+                    hint="Ask an administrator to run `sudo jupyter checkpoints setup`.",
+                )
+            asyncio.run(self._serve())
+        except CheckpointsError as error:
+            self.log.critical("%s", error)
+            self.exit(error.exit_code)
+
+    async def _serve(self) -> None:
+        paths = layout.Layout(
+            Path(self.data_dir_path),
+            Path(self.run_dir_path),
+            Path(self.images_dir) if self.images_dir else None,
+        )
+        lock = await asyncio.to_thread(_prepare, paths)
+        try:
+            await self._run(paths)
+        finally:
+            lock.close()
+
+    async def _run(self, paths: layout.Layout) -> None:
+        tools = await asyncio.to_thread(find_tools)
+        seccomp = await asyncio.to_thread(load_profile)
+        pool = await asyncio.to_thread(open_pool, paths, self.pool)
+        facts = await asyncio.to_thread(host_facts, tools, EmbeddedEngine.name, pool.name)
+        service = KernelService(
+            layout=paths,
+            images=ImageStore(paths.images),
+            store=DirectoryStore(paths.store),
+            facts=facts,
+            default_limits=Limits(
+                memory=self.mem_limit or None,
+                cpus=self.cpu_limit or None,
+                pids=self.pids_limit or None,
+            ),
+            orphan_grace=self.orphan_grace,
+        )
+        network = Network(paths.instance, self.subnet, self.outbound_nat)
+        engine = EmbeddedEngine(paths, tools, pool, network, seccomp, service.on_exit)
+        await service.open(engine)
+        server = HTTPServer(
+            application(service, frozenset(self.allowed_uids)),
+            max_body_size=_MAX_BODY,
+            idle_connection_timeout=60,
+        )
+        server.add_socket(_listen(paths.socket))
+        self.log.info("Runtime checkpoints agent %s listens on %s", __version__, paths.socket)
+        stopping = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, stopping.set)
+        await stopping.wait()
+        self.log.info("Stopping; kernels run on")
+        server.stop()
+        await service.close()
+        await server.close_all_connections()
+
+
+def _prepare(paths: layout.Layout) -> IO[str]:
+    """Directories and the lock that makes this agent the only one of its run directory."""
+    os.umask(0o077)
+    # 0711: whoever is not allowed gets the agent's answer, not the file system's.
+    paths.run_dir.mkdir(mode=0o711, parents=True, exist_ok=True)
+    paths.run_dir.chmod(0o711)
+    paths.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+    paths.data_dir.chmod(0o700)
+    lock = open(paths.lock, "a+")  # noqa: SIM115 - held as long as the agent lives
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        lock.close()
+        raise Conflict(
+            f"Another agent serves {paths.run_dir} already.",
+            hint="There is nothing to do: clients use that one.",
+        ) from None
+    return lock
+
+
+def _listen(path: Path) -> socket.socket:
+    """The socket systemd has opened for us, or one of our own."""
+    if os.environ.get("LISTEN_PID") == str(os.getpid()) and os.environ.get("LISTEN_FDS") == "1":
+        inherited = socket.socket(fileno=3)
+        inherited.setblocking(False)
+        return inherited
+    path.unlink(missing_ok=True)
+    listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    listening.setblocking(False)
+    listening.bind(os.fspath(path))
+    # Everybody may ask; who is served is decided by uid.
+    path.chmod(0o666)
+    listening.listen(128)
+    return listening
+
+
+def main(argv: list[str] | None = None, **kwargs: Any) -> None:
+    """Entry point of ``jupyter checkpoints agent`` and ``python -m jupyter_checkpoints.agent``."""
+    AgentApp.launch_instance(argv, **kwargs)

@@ -1,0 +1,101 @@
+"""The control group of one container, on cgroup v1, v2 and hybrid hosts alike.
+
+runc makes and removes it; what is here is for the moments when runc is not there to ask: after a
+crash, and for numbers.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+
+ROOT = Path("/sys/fs/cgroup")
+
+
+def _hierarchies() -> list[Path]:
+    if (ROOT / "cgroup.controllers").exists():
+        return [ROOT]
+    return [p for p in ROOT.iterdir() if p.is_dir() and not p.is_symlink()]
+
+
+class Cgroup:
+    """``path`` is the group's path below each hierarchy's root, as OCI's ``cgroupsPath``."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+
+    def directories(self) -> list[Path]:
+        """Where the group exists now."""
+        return [d for h in _hierarchies() if (d := h / self.path.lstrip("/")).is_dir()]
+
+    def processes(self) -> list[int]:
+        found: set[int] = set()
+        for directory in self.directories():
+            try:
+                found.update(int(p) for p in (directory / "cgroup.procs").read_text().split())
+            except OSError:
+                continue
+        return sorted(found)
+
+    def thaw(self) -> None:
+        """Let the processes run; nothing happens if they do."""
+        for directory in self.directories():
+            for name, value in (("freezer.state", "THAWED"), ("cgroup.freeze", "0")):
+                try:
+                    if (directory / name).exists():
+                        (directory / name).write_text(value)
+                except OSError:
+                    continue
+
+    def frozen(self) -> bool:
+        for directory in self.directories():
+            for name, running in (("freezer.state", "THAWED"), ("cgroup.freeze", "0")):
+                try:
+                    if (directory / name).read_text().strip() != running:
+                        return True
+                except OSError:
+                    continue
+        return False
+
+    def kill(self) -> None:
+        """End every process in it, frozen ones too."""
+        while pids := self.processes():
+            for pid in pids:
+                try:
+                    os.kill(pid, signal.SIGKILL)
+                except ProcessLookupError:
+                    continue
+            self.thaw()
+            # A killed process leaves the group when it is reaped, which its own parent does:
+            # waiting for that here would wait for ever if the parent is in the group's namespace.
+            if all(_is_zombie(pid) for pid in self.processes()):
+                break
+
+    def memory(self) -> int:
+        """Bytes of anonymous and shared memory: what a save has to write. 0 if not known."""
+        wanted = {"anon", "shmem", "total_rss", "total_shmem"}
+        for directory in self.directories():
+            try:
+                stat = dict(
+                    line.split() for line in (directory / "memory.stat").read_text().splitlines()
+                )
+            except OSError:
+                continue
+            return sum(int(value) for name, value in stat.items() if name in wanted)
+        return 0
+
+    def remove(self) -> None:
+        """Remove the empty group; nothing happens if it is gone or still used."""
+        for directory in self.directories():
+            try:
+                directory.rmdir()
+            except OSError:
+                continue
+
+
+def _is_zombie(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] in "ZX"
+    except OSError:
+        return True

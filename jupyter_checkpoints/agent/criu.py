@@ -1,0 +1,239 @@
+"""CRIU: the configuration of each dump and restore, and what its logs and images say.
+
+CRIU is started by runc, which takes most options; the rest goes through a configuration file per
+container, named by the annotation ``org.criu.config``. That file replaces the host's own
+``/etc/criu/runc.conf``, and is always written by us: whoever writes it runs code as root.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from msgspec import Struct
+
+#: (pattern in CRIU's log, what it means, what the user can do); the first that matches counts.
+_KNOWN: tuple[tuple[str, str, str], ...] = (
+    (
+        r"\[io_uring\]|send_fds failed \(-22\)",
+        "a process uses io_uring, which cannot be saved",
+        "Set UV_USE_IO_URING=0 (Node.js), or close what uses it.",
+    ),
+    (r"\[userfaultfd\]", "a process uses userfaultfd, which cannot be saved", "Close it."),
+    (
+        r"anon_inode:\[?(perf_event|bpf-map|bpf-prog|landlock-ruleset)",
+        "a process holds a profiler or filter descriptor, which cannot be saved",
+        "Detach the profiler or debugger, then save again.",
+    ),
+    (
+        r"secretmem",
+        "a process uses secret memory (memfd_secret), which cannot be saved",
+        "Close what uses it.",
+    ),
+    (
+        r"chr \d+:\d+|/dev/nvidia|/dev/kfd|/dev/dri",
+        "a process has a device open (a GPU, most likely), which cannot be saved",
+        "Release the device (delete the models on it, or restart), then save again.",
+    ),
+    (
+        r"zombie \d+ \(comm \S+\) found while seizing|Unable to detach from",
+        "a debugger or tracer is attached to a process of the kernel",
+        "Detach gdb, strace or py-spy, then save again.",
+    ),
+    (
+        r"nested (user|pid) namespace",
+        "a sandbox (unshare, bubblewrap) runs inside the kernel, which cannot be saved",
+        "End it, then save again.",
+    ),
+    (
+        r"External socket is used|Can't dump half of stream unix|Unix socket \d+ not found",
+        "a process is connected to a socket outside the container",
+        "Close that connection, then save again.",
+    ),
+    (
+        r"path=/mq|mqueue",
+        "a process uses a POSIX message queue, which cannot be saved",
+        "Use pipes or queues of multiprocessing instead.",
+    ),
+    (
+        r"Can't dump ghost file (\S+) of (\d+) size",
+        "a deleted file that is still open is larger than the free disk space allows",
+        "Close the file, or free disk space.",
+    ),
+    (
+        r"Timeout reached. Try to interrupt",
+        "a process could not be stopped within ten seconds (it waits for a disk or a network share)",
+        "Try again when the disk or share answers.",
+    ),
+    (
+        r"No space left on device|Can't write .*: No space|ENOSPC",
+        "the disk is full",
+        "Free some space, or delete checkpoints.",
+    ),
+    (
+        r"File (\S+) has bad size (\d+) \(expect (\d+)\)",
+        "a file that the kernel has open was changed since: {0} has {1} bytes, it had {2}",
+        "Put the file back as it was, or resume a checkpoint made after the change.",
+    ),
+    (
+        r"Can't open file (\S+) on restore: No such file",
+        "a file that the kernel has open is missing: {0}",
+        "Put the file back as it was.",
+    ),
+    (
+        r"instruction capabilities do not match|xsave size mismatch|FPU feature required",
+        "this processor lacks a feature that the kernel was using",
+        "Resume it on a host with the same kind of processor.",
+    ),
+    (
+        r"Can't bind inet socket back",
+        "an address that the kernel used is not here",
+        "Resume it in place, or start a new kernel.",
+    ),
+)
+
+
+class Explanation(Struct, frozen=True):
+    """Why CRIU failed, in plain words where they are known, and what the user can do."""
+
+    reason: str
+    hint: str
+    disk_full: bool = False
+
+
+def explain(log: str) -> Explanation:
+    """Read the log of a failed dump or restore. Called when a save or resume has failed."""
+    errors = [
+        re.sub(r"^\(\d+\.\d+\)\s*(\d+: )?", "", line)
+        for line in log.splitlines()
+        if re.search(r"\bError \(", line)
+    ]
+    text = "\n".join(errors)
+    for pattern, meaning, hint in _KNOWN:
+        if found := re.search(pattern, text):
+            return Explanation(
+                f"{meaning.format(*found.groups())} (CRIU: {_first(errors)})",
+                hint,
+                disk_full="disk is full" in meaning,
+            )
+    return Explanation(
+        f"CRIU: {_first(errors)}" if errors else "CRIU left no error message",
+        "The kernel's log directory has CRIU's whole log; `jupyter checkpoints doctor` tests the host.",
+    )
+
+
+def _first(errors: list[str]) -> str:
+    # The rlimit line comes in every log of a host without CAP_SYS_RESOURCE and means nothing.
+    real = [e for e in errors if "RLIMIT_NOFILE" not in e]
+    return (real or errors or [""])[0].strip()
+
+
+def configuration(
+    *, ghost_limit: int, keep_connections: bool, action_script: Path | None = None
+) -> str:
+    """The text of one container's CRIU configuration file.
+
+    Parameters
+    ----------
+    ghost_limit:
+        Bytes of a deleted, still open file that may be taken into the images.
+    keep_connections:
+        False at the restore of anything but the kernel's last state in its own place: TCP
+        connections come back closed. A dump always takes them alive.
+    action_script:
+        Run by CRIU at each stage; for a dump it takes the file system's snapshot at
+        ``post-dump``, when all is written and every process is still frozen.
+    """
+    lines = ["network-lock nftables", "link-remap", f"ghost-limit {ghost_limit}"]
+    if not keep_connections:
+        lines.append("tcp-close")
+    if action_script is not None:
+        lines.append(f"action-script {action_script}")
+    return "\n".join(lines) + "\n"
+
+
+def action_script(snapshot: str) -> str:
+    """The script that takes the snapshot inside the frozen window of a dump."""
+    return f'#!/bin/sh\n[ "$CRTOOLS_SCRIPT_ACTION" = post-dump ] || exit 0\n{snapshot}\n'
+
+
+def wire(data: bytes) -> Iterator[tuple[int, int | bytes]]:
+    """(field number, value) of a protobuf message, without its schema: enough for a few facts.
+
+    Raises ``ValueError`` for what is not protobuf.
+    """
+    at = 0
+
+    def varint() -> int:
+        nonlocal at
+        value = shift = 0
+        while True:
+            if at >= len(data) or shift > 63:
+                raise ValueError("not a protobuf message")
+            byte = data[at]
+            at += 1
+            value |= (byte & 0x7F) << shift
+            shift += 7
+            if not byte & 0x80:
+                return value
+
+    while at < len(data):
+        key = varint()
+        kind, number = key & 7, key >> 3
+        if kind == 0:
+            yield number, varint()
+        elif kind in (1, 2, 5):
+            size = varint() if kind == 2 else 8 if kind == 1 else 4
+            if at + size > len(data):
+                raise ValueError("not a protobuf message")
+            yield number, data[at : at + size]
+            at += size
+        else:
+            raise ValueError("not a protobuf message")
+
+
+def entries(image: Path) -> Iterator[bytes]:
+    """The messages of a CRIU image: two magic words, then (u32 size, message) to the end."""
+    data = image.read_bytes()
+    at = 8
+    while at + 4 <= len(data):
+        size = int.from_bytes(data[at : at + 4], "little")
+        yield data[at + 4 : at + 4 + size]
+        at += 4 + size
+
+
+def frozen_seconds(work_dir: Path) -> float:
+    """How long the last dump in ``work_dir`` kept the processes frozen, from its ``stats-dump``.
+
+    stats.proto: stats_entry.dump = 1; dump_stats_entry: freezing_time = 1, frozen_time = 2 (µs).
+    """
+    for entry in entries(work_dir / "stats-dump"):
+        for number, value in wire(entry):
+            if number == 1 and isinstance(value, bytes):
+                times = dict(wire(value))
+                return (int(times.get(1, 0)) + int(times.get(2, 0))) / 1e6
+    return 0.0
+
+
+class OpenFile(Struct, frozen=True):
+    """A regular file that a saved kernel had open: its path in the container and its size."""
+
+    path: str
+    size: int
+
+
+def open_files(images: Path) -> list[OpenFile]:
+    """The regular files that the saved processes have open, with the size CRIU will insist on.
+
+    fdinfo.proto: file_entry.reg = 3; regfile.proto: reg_file_entry: name = 6, size = 8.
+    """
+    found = []
+    for entry in entries(images / "files.img"):
+        for number, value in wire(entry):
+            if number == 3 and isinstance(value, bytes):
+                fields = dict(wire(value))
+                name, size = fields.get(6), fields.get(8)
+                if isinstance(name, bytes) and isinstance(size, int):
+                    found.append(OpenFile("/" + name.decode(errors="replace").lstrip("/"), size))
+    return found

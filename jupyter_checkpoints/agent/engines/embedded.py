@@ -1,0 +1,791 @@
+"""The embedded engine: runc directly, no daemon. One overlay, one network, one monitor each.
+
+A kernel's containers are its *generations*: a restart or a resume in place makes a new one beside
+the old one, so that an attempt that fails leaves the old one as it was. All that belongs to a
+generation is named ``KERNEL.GENERATION``: bundle directory, runc container, cgroup, layer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from msgspec import Struct
+
+from ...errors import (
+    CheckpointsError,
+    Conflict,
+    InsufficientResources,
+    NotFound,
+    OperationTimeout,
+    ResumeFailed,
+    SaveFailed,
+    StartFailed,
+)
+from ...layout import Layout
+from ...models import Mode
+from .. import criu, monitor, oci, process
+from ..cgroup import Cgroup
+from ..network import Link, Network
+from ..process import CommandFailed
+from ..rootfs import Pool, mount_overlay, unmount_below
+from ..tools import Tools
+from .engine import Adopted, Container, ContainerSpec, Engine, OnExit, Saved, Source
+
+log = logging.getLogger(__name__)
+
+_START_SECONDS = 60.0
+#: A dump or restore may take this long, and a second more for every 20 MB of memory.
+_CRIU_SECONDS = 60.0
+_CRIU_RATE = 20e6
+#: How long clients get to come back, iopub first, after a resume that could not keep connections.
+_GATE_SECONDS = 3.0
+_LOG_SIZE = 10 * 2**20
+_LOG_FILES = 3
+
+
+class _State(Struct, kw_only=True):
+    """What a later agent needs to take a kernel over; ``engine.json`` in its directory."""
+
+    index: int
+    generation: int
+    network: bool = False
+    """Whether the generation's network exists."""
+    pid: int = 0
+    pid_start: int = 0
+    monitor: int = 0
+    monitor_start: int = 0
+    boot_id: str = ""
+    iopub_port: int = 0
+    subscribers: int = 0
+    """How many clients were connected when the kernel was stopped."""
+
+
+class _Kernel:
+    """One kernel as this engine sees it."""
+
+    def __init__(self, kernel_id: str, state: _State) -> None:
+        self.id = kernel_id
+        self.state = state
+        self.running = False
+        self.ending = False
+        """Its end is our doing: nobody is told."""
+        self.pidfd = -1
+        self.child: subprocess.Popen[bytes] | None = None
+        self.ended = asyncio.Event()
+
+
+def _boot_id() -> str:
+    return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+
+
+class EmbeddedEngine(Engine):
+    """See :class:`~jupyter_checkpoints.agent.engines.engine.Engine`."""
+
+    name = "embedded"
+
+    def __init__(
+        self,
+        layout: Layout,
+        tools: Tools,
+        pool: Pool,
+        network: Network,
+        seccomp: dict[str, Any],
+        on_exit: OnExit,
+    ) -> None:
+        super().__init__(on_exit)
+        self.layout = layout
+        self.tools = tools
+        self.pool = pool
+        self.network = network
+        self.seccomp = seccomp
+        self._kernels: dict[str, _Kernel] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    # -- names ---------------------------------------------------------------------------------
+
+    def _name(self, kernel_id: str, generation: int) -> str:
+        return f"{kernel_id}.{generation}"
+
+    def _bundle(self, kernel_id: str, generation: int) -> Path:
+        return self.layout.kernel(kernel_id) / str(generation)
+
+    def _cgroup(self, name: str) -> Cgroup:
+        return Cgroup(f"/jupyter-checkpoints-{self.layout.instance}/{name}")
+
+    def _operation(self, name: str) -> str:
+        return f"{self.layout.instance}/{name}"
+
+    def _link(self, kernel: _Kernel) -> Link:
+        return self.network.link(kernel.state.index, kernel.state.generation)
+
+    def address(self, kernel_id: str) -> str:
+        kernel = self._kernels.get(kernel_id)
+        return self._link(kernel).address if kernel is not None else ""
+
+    def log_file(self, kernel_id: str) -> Path:
+        return self.layout.kernel(kernel_id) / "log"
+
+    # -- start of the agent, end of the agent --------------------------------------------------
+
+    async def open(self, known: set[str], checkpoints: set[str]) -> dict[str, Adopted]:
+        # Children of a predecessor that was killed: their operations have no owner any more.
+        ended = await asyncio.to_thread(process.end_marked, f"{self.layout.instance}/")
+        if ended:
+            log.info("Ended %d processes of an earlier agent's unfinished operations", ended)
+        self.layout.kernels.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self.layout.runc_root.mkdir(mode=0o700, parents=True, exist_ok=True)
+        await self.network.open()
+        adopted: dict[str, Adopted] = {}
+        for directory in sorted(self.layout.kernels.iterdir()):
+            if directory.name in known:
+                adopted[directory.name] = await self._adopt(directory)
+            else:
+                await self._remove_directory(directory)
+        keep_names = {
+            name
+            for k in self._kernels.values()
+            if k.state.network
+            for name in (self._link(k).namespace, self._link(k).veth)
+        }
+        for name in await self.network.sweep(keep_names):
+            log.info("Removed a network of an earlier agent: %s", name)
+        await asyncio.to_thread(self._sweep, checkpoints)
+        return adopted
+
+    async def _adopt(self, directory: Path) -> Adopted:
+        try:
+            state = msgspec.json.decode((directory / "engine.json").read_bytes(), type=_State)
+        except (OSError, msgspec.DecodeError):
+            # The predecessor died before the kernel's first container ran.
+            state = _State(index=-1, generation=-1)
+        kernel = _Kernel(directory.name, state)
+        for bundle in list(directory.iterdir()):
+            if bundle.name.isdigit() and int(bundle.name) != state.generation:
+                await self._destroy(directory.name, int(bundle.name))
+        if state.index < 0:
+            return Adopted(container=None, exit_code=1)
+        self._kernels[kernel.id] = kernel
+        name = self._name(kernel.id, state.generation)
+        if state.boot_id != _boot_id():
+            state.network = False
+        elif (
+            process.start_time(state.pid) == state.pid_start
+            and process.start_time(state.monitor) == state.monitor_start
+        ):
+            await asyncio.to_thread(self._cgroup(name).thaw)
+            await self.network.unlock(self._link(kernel))
+            self._watch(kernel)
+            return Adopted(
+                container=Container(pid=state.pid, address=self._link(kernel).address),
+                exit_code=None,
+            )
+        code = self._exit_code(kernel)
+        await self._destroy(kernel.id, state.generation, keep_network=state.network)
+        return Adopted(container=None, exit_code=code)
+
+    def _sweep(self, checkpoints: set[str]) -> None:
+        """Remove layers, snapshots, mounts, runc states and cgroups that nothing owns."""
+        running = {self._name(k.id, k.state.generation) for k in self._kernels.values()}
+        for name in self.pool.list_layers() - running:
+            self.pool.delete_layer(name)
+            log.info("Removed a layer of an earlier agent: %s", name)
+        for name in self.pool.list_snapshots() - checkpoints:
+            self.pool.delete_snapshot(name)
+            log.info("Removed a snapshot without a checkpoint: %s", name)
+        for state in self.layout.runc_root.iterdir():
+            if state.name not in running:
+                unmount_below(state)
+                shutil.rmtree(state, ignore_errors=True)
+        parent = self._cgroup("")
+        for directory in parent.directories():
+            for group in directory.iterdir():
+                if group.is_dir() and group.name not in running:
+                    self._cgroup(group.name).kill()
+                    self._cgroup(group.name).remove()
+
+    async def close(self) -> None:
+        for kernel in self._kernels.values():
+            self._unwatch(kernel)
+        for task in list(self._tasks):
+            await asyncio.gather(task, return_exceptions=True)
+        if not any(k.running for k in self._kernels.values()):
+            for kernel in list(self._kernels.values()):
+                if kernel.state.network:
+                    return
+            await self.network.close()
+            await asyncio.to_thread(self.pool.close)
+
+    # -- starting ------------------------------------------------------------------------------
+
+    async def start(self, spec: ContainerSpec) -> Container:
+        kernel = self._kernels.get(spec.kernel_id)
+        if kernel is None:
+            kernel = self._new_kernel(spec.kernel_id)
+        elif kernel.running or kernel.state.network:
+            await self._end(kernel)
+            await self._destroy(kernel.id, kernel.state.generation)
+        generation = kernel.state.generation + 1
+        try:
+            return await self._launch(kernel, spec, generation, None)
+        except BaseException as error:
+            await self._destroy(kernel.id, generation)
+            if kernel.state.generation < 0:
+                await self.remove(kernel.id)
+            if isinstance(error, (CheckpointsError, asyncio.CancelledError)):
+                raise
+            raise StartFailed(
+                "The kernel's container did not start.",
+                reason=str(error),
+                hint="`jupyter checkpoints doctor` tests this host.",
+            ) from error
+
+    def _new_kernel(self, kernel_id: str) -> _Kernel:
+        used = {k.state.index for k in self._kernels.values()}
+        kernel = _Kernel(kernel_id, _State(index=self.network.allocate(used), generation=-1))
+        self._kernels[kernel_id] = kernel
+        return kernel
+
+    async def _launch(
+        self, kernel: _Kernel, spec: ContainerSpec, generation: int, source: Source | None
+    ) -> Container:
+        """Make one generation and let it run; on any error the caller destroys it."""
+        name = self._name(kernel.id, generation)
+        bundle = self._bundle(kernel.id, generation)
+        link = self.network.link(kernel.state.index, generation)
+        restores = source is not None and source.mode == "process"
+
+        def prepare() -> list[str]:
+            self._write_private(spec, link)
+            bundle.mkdir(mode=0o700, parents=True)
+            layer = self.pool.create(name, source.checkpoint_id if source else None)
+            mount_overlay(spec.rootfs, layer, bundle / "rootfs")
+            (bundle / "config.json").write_text(json.dumps(self._configuration(spec, bundle, link)))
+            (bundle / "criu.conf").write_text(
+                criu.configuration(
+                    ghost_limit=_ghost_limit(self.layout.data_dir),
+                    keep_connections=source is None or source.keep_connections,
+                )
+            )
+            return self._runc_command(name, bundle, source)
+
+        activate = not restores and not kernel.state.network
+        command, _ = await _all(
+            asyncio.to_thread(prepare), self.network.create(link, active=activate)
+        )
+        timeout = _START_SECONDS
+        if source is not None and restores:
+            timeout = _criu_timeout(await asyncio.to_thread(_tree_bytes, source.images))
+        child, pid = await self._run_monitor(kernel, bundle, name, command, timeout)
+        expected = 0
+        if not activate:
+            expected = await self._switch(kernel, spec, link, source)
+        state = _State(
+            index=kernel.state.index,
+            generation=generation,
+            network=True,
+            pid=pid,
+            pid_start=process.start_time(pid) or 0,
+            monitor=child.pid,
+            monitor_start=process.start_time(child.pid) or 0,
+            boot_id=_boot_id(),
+            iopub_port=spec.iopub_port,
+        )
+        previous = kernel.state.generation
+        kernel.state, kernel.child = state, child
+        await asyncio.to_thread(self._write_state, kernel)
+        if previous >= 0:
+            self._later(self._destroy(kernel.id, previous))
+        self._watch(kernel)
+        if expected and not await self.network.open_gate(
+            link, spec.iopub_port, expected, _GATE_SECONDS
+        ):
+            log.info("Not every client of kernel %s has come back to its new state", kernel.id)
+        return Container(pid=pid, address=link.address)
+
+    def _runc_command(self, name: str, bundle: Path, source: Source | None) -> list[str]:
+        command = [
+            *(str(self.tools.runc), "--root", str(self.layout.runc_root)),
+            *("--log", str(bundle / "runc.log")),
+        ]
+        if source is None or source.mode == "filesystem":
+            return [*command, "run", "--detach", *self._files(bundle), name]
+        return [
+            *(*command, "restore", "--detach", *self._files(bundle)),
+            *("--image-path", str(source.images), "--work-path", str(bundle / "work")),
+            *("--tcp-established", "--file-locks", name),
+        ]
+
+    @staticmethod
+    def _files(bundle: Path) -> list[str]:
+        return ["--bundle", str(bundle), "--pid-file", str(bundle / "pid")]
+
+    def _configuration(self, spec: ContainerSpec, bundle: Path, link: Link) -> dict[str, Any]:
+        return oci.configuration(
+            rootfs=bundle / "rootfs",
+            argv=spec.argv,
+            env=spec.env,
+            cwd=spec.cwd,
+            hostname=f"kernel-{spec.kernel_id[:12]}",
+            network_namespace=f"/run/netns/{link.namespace}",
+            cgroup=self._cgroup(bundle.parent.name + "." + bundle.name).path,
+            criu_config=bundle / "criu.conf",
+            private=self.layout.kernel(spec.kernel_id),
+            mounts=spec.mounts,
+            limits=spec.limits,
+            seccomp=self.seccomp,
+        )
+
+    def _write_private(self, spec: ContainerSpec, link: Link) -> None:
+        """The small files that every container of the kernel sees."""
+        directory = self.layout.kernel(spec.kernel_id)
+        (directory / "connection").mkdir(mode=0o755, parents=True, exist_ok=True)
+        directory.chmod(0o700)
+        hosts = f"127.0.0.1 localhost\n::1 localhost\n127.0.1.1 kernel-{spec.kernel_id[:12]}\n"
+        for path, text, mode in (
+            (directory / "connection" / "connection.json", spec.connection_file, 0o600),
+            (directory / "hosts", hosts, 0o644),
+            (directory / "resolv.conf", _resolv_conf(), 0o644),
+        ):
+            # In place, not by rename: an earlier container may have the file mounted.
+            with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode), "w") as file:
+                file.write(text)
+
+    async def _run_monitor(
+        self, kernel: _Kernel, bundle: Path, name: str, command: list[str], timeout: float
+    ) -> tuple[subprocess.Popen[bytes], int]:
+        operation = self._operation(name)
+        job = {
+            "command": command,
+            "env": {**self.tools.env, process.MARK: operation},
+            "pid_file": str(bundle / "pid"),
+            "exit_file": str(bundle / "exit.json"),
+            "log": str(self.log_file(kernel.id)),
+            "log_size": _LOG_SIZE,
+            "log_files": _LOG_FILES,
+        }
+
+        def begin() -> subprocess.Popen[bytes]:
+            (bundle / "work").mkdir(mode=0o700, exist_ok=True)
+            (bundle / "job.json").write_text(json.dumps(job))
+            return subprocess.Popen(
+                [sys.executable, "-I", "-S", monitor.__file__, str(bundle / "job.json")],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+                env={},
+                cwd="/",
+                start_new_session=True,
+            )
+
+        child = await asyncio.to_thread(begin)
+        assert child.stdout is not None
+        line = asyncio.ensure_future(asyncio.to_thread(child.stdout.readline))
+        try:
+            async with asyncio.timeout(timeout):
+                answer = await asyncio.shield(line)
+        except BaseException as error:
+            await asyncio.to_thread(process.end_marked, operation)
+            await line
+            await asyncio.to_thread(child.wait)
+            if isinstance(error, TimeoutError):
+                raise OperationTimeout(
+                    f"The container did not come up within {timeout:.0f} seconds.",
+                    reason=_why(bundle) or "It was ended.",
+                    hint="A file lock that another kernel holds is one possible cause.",
+                ) from None
+            raise
+        finally:
+            child.stdout.close()
+        said = json.loads(answer) if answer else {}
+        if "pid" not in said:
+            await asyncio.to_thread(child.wait)
+            raise CommandFailed(command, said.get("status", 255), _why(bundle))
+        return child, said["pid"]
+
+    # -- resuming ------------------------------------------------------------------------------
+
+    async def resume(self, spec: ContainerSpec, source: Source) -> Container:
+        kernel = self._kernels.get(spec.kernel_id)
+        if kernel is None:
+            kernel = self._new_kernel(spec.kernel_id)
+        generation = kernel.state.generation + 1
+        was_running = kernel.running
+        old = self._name(kernel.id, kernel.state.generation)
+        try:
+            if was_running:
+                # It stands still while its successor comes up, and goes on if that fails.
+                await self._runc("pause", old)
+            return await self._launch(kernel, spec, generation, source)
+        except BaseException as error:
+            explained = criu.explain(_logs(self._bundle(kernel.id, generation) / "work"))
+            if kernel.state.generation != generation:
+                await self._destroy(kernel.id, generation)
+                if was_running:
+                    await asyncio.to_thread(self._cgroup(old).thaw)
+                elif kernel.state.generation < 0:
+                    await self.remove(kernel.id)
+            if isinstance(error, (CheckpointsError, asyncio.CancelledError)):
+                raise
+            if source.mode == "process":
+                raise ResumeFailed(
+                    "The kernel's state could not be resumed.",
+                    reason=explained.reason,
+                    hint=explained.hint,
+                ) from error
+            raise ResumeFailed(
+                "The kernel's files could not be resumed.", reason=str(error)
+            ) from error
+
+    async def _switch(
+        self, kernel: _Kernel, spec: ContainerSpec, link: Link, source: Source | None
+    ) -> int:
+        """Give the kernel's address to a new container that is up; the old one is over.
+
+        Returns how many clients have to subscribe again before the gate is opened for all.
+        """
+        keep = source is not None and source.keep_connections
+        known = kernel.state.generation >= 0
+        replaced = self._link(kernel) if kernel.state.network else None
+        expected = 0 if keep else kernel.state.subscribers
+        if replaced is not None and not keep:
+            expected = await self.network.subscribers(replaced, kernel.state.iopub_port)
+        if kernel.running:
+            await self._end(kernel)
+        if known and not keep:
+            await self.network.cut(link)
+        if expected:
+            await self.network.gate(link, [p for p in spec.ports if p != spec.iopub_port])
+        await self.network.activate(link, replaced)
+        return expected
+
+    # -- saving --------------------------------------------------------------------------------
+
+    async def save(
+        self, kernel_id: str, checkpoint_id: str, images: Path, mode: Mode, *, hold: bool
+    ) -> Saved:
+        kernel = self._running(kernel_id)
+        name = self._name(kernel_id, kernel.state.generation)
+        bundle = self._bundle(kernel_id, kernel.state.generation)
+        snapshot = self.pool.snapshot_script(name, checkpoint_id)
+        try:
+            if hold:
+                # Data that reached the sockets after the dump would be acknowledged and lost.
+                await self.network.disconnect(self._link(kernel))
+                await self._runc("pause", name)
+            if mode == "process":
+                pause = await self._dump(name, bundle, images, snapshot)
+            else:
+                pause = await self._snapshot(name, snapshot, frozen=hold)
+        except BaseException as error:
+            explained = criu.explain(_logs(bundle / "dump"))
+            await self._recover(kernel, name, checkpoint_id)
+            if hold:
+                await self.release(kernel_id)
+            if isinstance(error, OSError | CommandFailed):
+                disk_full = explained.disk_full or "No space left" in str(error)
+                raise (InsufficientResources if disk_full else SaveFailed)(
+                    "The kernel could not be saved; it goes on running."
+                    if kernel.running
+                    else "The kernel could not be saved, and it has ended.",
+                    reason=explained.reason if mode == "process" else str(error),
+                    hint=explained.hint if mode == "process" else "",
+                ) from error
+            raise
+        return Saved(pause_seconds=pause, facts={})
+
+    async def stop(self, kernel_id: str) -> None:
+        kernel = self._running(kernel_id)
+        kernel.state.subscribers = await self.network.subscribers(
+            self._link(kernel), kernel.state.iopub_port
+        )
+        await self._end(kernel)
+        await self._destroy(kernel_id, kernel.state.generation)
+        await asyncio.to_thread(self._write_state, kernel)
+
+    async def release(self, kernel_id: str) -> None:
+        kernel = self._running(kernel_id)
+        await asyncio.to_thread(self._cgroup(self._name(kernel_id, kernel.state.generation)).thaw)
+        await self.network.activate(self._link(kernel))
+
+    async def _dump(self, name: str, bundle: Path, images: Path, snapshot: str) -> float:
+        work = bundle / "dump"
+
+        def prepare() -> int:
+            shutil.rmtree(work, ignore_errors=True)
+            work.mkdir(mode=0o700)
+            script = bundle / "snapshot.sh"
+            script.write_text(criu.action_script(snapshot))
+            script.chmod(0o700)
+            (bundle / "criu.conf").write_text(
+                criu.configuration(
+                    ghost_limit=_ghost_limit(images), keep_connections=True, action_script=script
+                )
+            )
+            return self._cgroup(name).memory()
+
+        size = await asyncio.to_thread(prepare)
+        await process.run(
+            *(self.tools.runc, "--root", self.layout.runc_root, "checkpoint", "--leave-running"),
+            *("--image-path", images, "--work-path", work, "--tcp-established", "--file-locks"),
+            name,
+            env=self.tools.env,
+            timeout=_criu_timeout(size),
+            operation=self._operation(name) + "/save",
+        )
+        return await asyncio.to_thread(criu.frozen_seconds, work)
+
+    async def _snapshot(self, name: str, snapshot: str, *, frozen: bool) -> float:
+        """Files only: the processes stand still for the moment of the snapshot."""
+        if not frozen:
+            await self._runc("pause", name)
+        began = time.perf_counter()
+        try:
+            await process.run(
+                *("sh", "-c", snapshot),
+                env=self.tools.env,
+                timeout=_CRIU_SECONDS,
+                operation=self._operation(name) + "/save",
+            )
+        finally:
+            if not frozen:
+                await self._runc("resume", name)
+        return time.perf_counter() - began
+
+    async def _recover(self, kernel: _Kernel, name: str, checkpoint_id: str) -> None:
+        """After a save that failed: nothing stays frozen, locked, or half written."""
+        await asyncio.to_thread(process.end_marked, self._operation(name) + "/save")
+        await asyncio.to_thread(self._cgroup(name).thaw)
+        await self.network.unlock(self._link(kernel))
+        await asyncio.to_thread(self.pool.delete_snapshot, checkpoint_id)
+
+    async def discard(self, checkpoint_id: str) -> None:
+        await asyncio.to_thread(self.pool.delete_snapshot, checkpoint_id)
+
+    async def snapshot_durable(self, checkpoint_id: str) -> None:
+        await asyncio.to_thread(self.pool.sync, checkpoint_id)
+
+    async def snapshot_tree(self, checkpoint_id: str) -> Path:
+        return await asyncio.to_thread(self.pool.snapshot_upper, checkpoint_id)
+
+    # -- while it runs -------------------------------------------------------------------------
+
+    async def signal(self, kernel_id: str, signum: int) -> None:
+        kernel = self._kernels.get(kernel_id)
+        if kernel is None or not kernel.running:
+            return
+        if signum == signal.SIGKILL:
+            name = self._name(kernel_id, kernel.state.generation)
+            await asyncio.to_thread(self._cgroup(name).kill)
+            return
+        try:
+            os.kill(kernel.state.pid, signum)
+        except ProcessLookupError:
+            return
+
+    async def memory(self, kernel_id: str) -> int:
+        kernel = self._kernels.get(kernel_id)
+        if kernel is None or not kernel.running:
+            return 0
+        name = self._name(kernel_id, kernel.state.generation)
+        return await asyncio.to_thread(self._cgroup(name).memory)
+
+    def _running(self, kernel_id: str) -> _Kernel:
+        kernel = self._kernels.get(kernel_id)
+        if kernel is None:
+            raise NotFound(f"There is no kernel {kernel_id}.")
+        if not kernel.running:
+            raise Conflict(f"Kernel {kernel_id} is not running.")
+        return kernel
+
+    # -- ending --------------------------------------------------------------------------------
+
+    def _watch(self, kernel: _Kernel) -> None:
+        kernel.running, kernel.ending = True, False
+        kernel.ended = asyncio.Event()
+        try:
+            kernel.pidfd = os.pidfd_open(kernel.state.monitor)
+        except ProcessLookupError:
+            asyncio.get_running_loop().call_soon(self._monitor_ended, kernel)
+            return
+        asyncio.get_running_loop().add_reader(kernel.pidfd, self._monitor_ended, kernel)
+
+    def _unwatch(self, kernel: _Kernel) -> None:
+        if kernel.pidfd >= 0:
+            asyncio.get_running_loop().remove_reader(kernel.pidfd)
+            os.close(kernel.pidfd)
+            kernel.pidfd = -1
+
+    def _monitor_ended(self, kernel: _Kernel) -> None:
+        """The monitor leaves when its container has ended."""
+        self._unwatch(kernel)
+        if kernel.child is not None:
+            kernel.child.wait()  # it has ended: this only reaps it
+            kernel.child = None
+        kernel.running = False
+        kernel.ended.set()
+        if not kernel.ending:
+            code = self._exit_code(kernel)
+            self._later(self._destroy(kernel.id, kernel.state.generation, keep_network=True))
+            self.on_exit(kernel.id, code)
+
+    def _exit_code(self, kernel: _Kernel) -> int:
+        path = self._bundle(kernel.id, kernel.state.generation) / "exit.json"
+        try:
+            return int(json.loads(path.read_text())["code"])
+        except (OSError, ValueError, KeyError):
+            return 128 + signal.SIGKILL  # the monitor was killed, and the container with it
+
+    async def _end(self, kernel: _Kernel) -> None:
+        """Kill the container and wait until it is gone; nobody is told."""
+        if not kernel.running:
+            return
+        kernel.ending = True
+        name = self._name(kernel.id, kernel.state.generation)
+        await asyncio.to_thread(self._cgroup(name).kill)
+        try:
+            async with asyncio.timeout(10):
+                await kernel.ended.wait()
+        except TimeoutError:
+            log.warning("The monitor of kernel %s does not end: killing it", kernel.id)
+            os.kill(kernel.state.monitor, signal.SIGKILL)
+            await kernel.ended.wait()
+
+    async def remove(self, kernel_id: str) -> None:
+        kernel = self._kernels.get(kernel_id)
+        if kernel is not None:
+            await self._end(kernel)
+            if kernel.state.generation >= 0:
+                await self._destroy(kernel_id, kernel.state.generation)
+            self._kernels.pop(kernel_id, None)
+        await self._remove_directory(self.layout.kernel(kernel_id))
+
+    async def _remove_directory(self, directory: Path) -> None:
+        """A kernel's directory with all its generations; their networks are swept by name."""
+        if not directory.exists():
+            return
+        for bundle in list(directory.iterdir()):
+            if bundle.name.isdigit():
+                await self._destroy(directory.name, int(bundle.name))
+        await asyncio.to_thread(shutil.rmtree, directory, ignore_errors=True)
+
+    async def _destroy(
+        self, kernel_id: str, generation: int, *, keep_network: bool = False
+    ) -> None:
+        """Remove all of one generation, whatever state it is in. Idempotent."""
+        name = self._name(kernel_id, generation)
+        bundle = self._bundle(kernel_id, generation)
+        await asyncio.to_thread(self._destroy_container, name, bundle)
+        kernel = self._kernels.get(kernel_id)
+        if kernel is None or keep_network:
+            return
+        await self.network.remove(self.network.link(kernel.state.index, generation))
+        if kernel.state.generation == generation:
+            kernel.state.network = False
+
+    def _destroy_container(self, name: str, bundle: Path) -> None:
+        process.end_marked(self._operation(name))
+        group = self._cgroup(name)
+        group.kill()
+        state = self.layout.runc_root / name
+        if state.exists():
+            subprocess.run(
+                [self.tools.runc, "--root", self.layout.runc_root, "delete", "--force", name],
+                env=self.tools.env,
+                capture_output=True,
+                timeout=_START_SECONDS,
+                check=False,
+            )
+            unmount_below(state)
+            shutil.rmtree(state, ignore_errors=True)
+        unmount_below(bundle)
+        self.pool.delete_layer(name)
+        group.remove()
+        shutil.rmtree(bundle, ignore_errors=True)
+
+    # -- small things --------------------------------------------------------------------------
+
+    def _later(self, work: Any) -> None:
+        """Run a clean-up that nobody waits for; :meth:`close` does."""
+        task = asyncio.ensure_future(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _runc(self, verb: str, name: str) -> None:
+        await process.run(
+            *(self.tools.runc, "--root", self.layout.runc_root, verb, name),
+            env=self.tools.env,
+            timeout=_START_SECONDS,
+            operation=self._operation(name),
+        )
+
+    def _write_state(self, kernel: _Kernel) -> None:
+        path = self.layout.kernel(kernel.id) / "engine.json"
+        temporary = path.with_suffix(".tmp")
+        temporary.write_bytes(msgspec.json.encode(kernel.state))
+        os.replace(temporary, path)
+
+
+async def _all(*work: Any) -> list[Any]:
+    """Like ``gather``, but nothing still runs when it raises: clean-up may begin."""
+    results = await asyncio.gather(*work, return_exceptions=True)
+    for result in results:
+        if isinstance(result, BaseException):
+            raise result
+    return results
+
+
+def _criu_timeout(size: int) -> float:
+    return _CRIU_SECONDS + size / _CRIU_RATE
+
+
+def _tree_bytes(directory: Path) -> int:
+    return sum(p.stat().st_size for p in directory.rglob("*") if p.is_file())
+
+
+def _ghost_limit(path: Path) -> int:
+    """Half of the free space; CRIU keeps it in 32 bits."""
+    disk = os.statvfs(path)
+    return min(disk.f_bavail * disk.f_frsize // 2, 4095 * 2**20)
+
+
+def _logs(directory: Path) -> str:
+    texts = [p.read_text(errors="replace") for p in sorted(directory.glob("*.log"))]
+    return "\n".join(texts)
+
+
+def _why(bundle: Path) -> str:
+    """The last words of runc, for an error message."""
+    try:
+        lines = (bundle / "runc.log").read_text(errors="replace").splitlines()
+    except OSError:
+        return ""
+    errors = [line for line in lines if "level=error" in line] or lines
+    if not errors:
+        return ""
+    message = errors[-1].partition("msg=")[2] or errors[-1]
+    try:
+        return str(json.loads(message)) if message.startswith('"') else message
+    except ValueError:
+        return message
+
+
+def _resolv_conf() -> str:
+    """The host's name servers; a stub on the host's loopback cannot be reached from a container."""
+    text = ""
+    for path in (Path("/etc/resolv.conf"), Path("/run/systemd/resolve/resolv.conf")):
+        if path.exists():
+            text = path.read_text(errors="replace")
+            if "nameserver 127." not in text:
+                break
+    return text

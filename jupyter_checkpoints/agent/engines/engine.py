@@ -1,0 +1,176 @@
+"""What the agent asks of whatever runs containers. Plain data in and out.
+
+An engine runs at most one container per kernel id. It knows nothing of users, stores, manifests
+or HTTP. All methods are coroutines that never block the loop; they raise
+:class:`~jupyter_checkpoints.errors.CheckpointsError` only.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from msgspec import Struct
+
+from ...models import Limits, Mode, Mount
+
+#: Called on the event loop when a container has ended: (kernel id, exit code).
+OnExit = Callable[[str, int], None]
+
+
+class ContainerSpec(Struct, frozen=True, kw_only=True):
+    """A container to make. ``rootfs`` is the image's; ``connection_file`` its content."""
+
+    kernel_id: str
+    rootfs: Path
+    argv: list[str]
+    env: dict[str, str]
+    cwd: str
+    mounts: list[Mount]
+    limits: Limits
+    connection_file: str
+    iopub_port: int
+    ports: list[int]
+    """All ports of the Jupyter channels, iopub's among them."""
+
+
+class Source(Struct, frozen=True, kw_only=True):
+    """The checkpoint to make a container from."""
+
+    checkpoint_id: str
+    mode: Mode
+    images: Path
+    keep_connections: bool
+    """The kernel stopped at this state, here, and nothing has happened since: TCP is restored."""
+    facts: dict[str, Any] = {}
+
+
+class Container(Struct, frozen=True, kw_only=True):
+    """A running container."""
+
+    pid: int
+    address: str
+
+
+class Saved(Struct, frozen=True, kw_only=True):
+    """What a save took: processes into the image directory, files into the pool."""
+
+    pause_seconds: float
+    facts: dict[str, Any]
+
+
+class Adopted(Struct, frozen=True, kw_only=True):
+    """A kernel that an earlier agent left: its container runs on, or has ended."""
+
+    container: Container | None
+    exit_code: int | None
+
+
+class Engine(ABC):
+    """Runs, saves and resumes containers."""
+
+    name: str
+
+    def __init__(self, on_exit: OnExit) -> None:
+        self.on_exit = on_exit
+
+    @abstractmethod
+    async def open(self, known: set[str], checkpoints: set[str]) -> dict[str, Adopted]:
+        """Take over what runs, clean up what an earlier agent left half done.
+
+        Called once at the agent's start, before anybody is served.
+
+        Parameters
+        ----------
+        known:
+            The kernels that the agent has records of; what belongs to others is removed.
+        checkpoints:
+            The committed checkpoints; snapshots of others are removed.
+        """
+
+    @abstractmethod
+    async def close(self) -> None:
+        """Stop watching. Containers run on; what no container needs is let go."""
+
+    @abstractmethod
+    async def start(self, spec: ContainerSpec) -> Container:
+        """Start a container, in place of the kernel's earlier one (same address) if it had one.
+
+        Raises
+        ------
+        StartFailed
+            With the reason; nothing of the attempt is left.
+        """
+
+    @abstractmethod
+    async def resume(self, spec: ContainerSpec, source: Source) -> Container:
+        """Make a container from a checkpoint, in place of the kernel's earlier one if it had one.
+
+        The earlier container is ended only when the new one runs: if the resume fails, it goes
+        on as before.
+
+        Raises
+        ------
+        ResumeFailed, OperationTimeout
+            With the reason; nothing of the attempt is left.
+        """
+
+    @abstractmethod
+    async def save(
+        self, kernel_id: str, checkpoint_id: str, images: Path, mode: Mode, *, hold: bool
+    ) -> Saved:
+        """Save a running container; memory and files are taken in one frozen window.
+
+        With ``hold`` it stays frozen and cut off from its clients afterwards, until
+        :meth:`stop` (the checkpoint is committed) or :meth:`release` (it could not be).
+
+        Raises
+        ------
+        SaveFailed, InsufficientResources, OperationTimeout
+            The container goes on running and no snapshot is left.
+        """
+
+    @abstractmethod
+    async def stop(self, kernel_id: str) -> None:
+        """End a held container. The kernel keeps its address; nobody is told of its end."""
+
+    @abstractmethod
+    async def release(self, kernel_id: str) -> None:
+        """Let a held container run on."""
+
+    @abstractmethod
+    async def discard(self, checkpoint_id: str) -> None:
+        """Remove what :meth:`save` put into the pool for a checkpoint."""
+
+    @abstractmethod
+    async def snapshot_durable(self, checkpoint_id: str) -> None:
+        """Make a checkpoint's snapshot survive a power failure; called before the commit."""
+
+    @abstractmethod
+    async def snapshot_tree(self, checkpoint_id: str) -> Path:
+        """The files of a checkpoint's writable layer, as a directory to read."""
+
+    @abstractmethod
+    async def signal(self, kernel_id: str, signum: int) -> None:
+        """Send a signal to the kernel's process group; SIGKILL ends the whole container.
+
+        Nothing happens if the container has ended.
+        """
+
+    @abstractmethod
+    async def remove(self, kernel_id: str) -> None:
+        """End the container and remove all of it: files, network, state. Idempotent."""
+
+    @abstractmethod
+    def address(self, kernel_id: str) -> str:
+        """The kernel's address, its own through all its containers; empty before the first."""
+
+    @abstractmethod
+    def log_file(self, kernel_id: str) -> Path:
+        """Where the container's output is written; older parts are beside it (``.1``, ``.2``)."""
+
+    @abstractmethod
+    async def memory(self, kernel_id: str) -> int:
+        """Bytes of memory that the container uses now."""

@@ -1,0 +1,262 @@
+"""One network namespace per container, one address per kernel.
+
+A kernel keeps its address for as long as the agent knows it; each of its containers gets a
+namespace of its own. A container that is being restored sits in its new namespace with the
+address already there (TCP sockets are restored bound to it) but with the host's end of the veth
+pair down, so that no packet of a client can meet the address before its sockets are back:
+:meth:`Network.activate` brings it up. Other namespaces on the host are never touched: every
+global name starts with a prefix that holds the agent's instance.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import logging
+import re
+from pathlib import Path
+
+from msgspec import Struct
+
+from ..errors import HostNotReady, InsufficientResources
+from . import process
+from .process import CommandFailed
+
+log = logging.getLogger(__name__)
+
+_ENV = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C"}
+_TIMEOUT = 20.0
+
+#: What a SUB socket has sent before its subscription: ZMTP greeting (64) and READY (27 bytes).
+_SUBSCRIBED = 64 + 27 + 1
+
+
+class Link(Struct, frozen=True, kw_only=True):
+    """The network of one container."""
+
+    index: int
+    """Which /30 of the agent's subnet: the kernel's, through all its containers."""
+    namespace: str
+    veth: str
+    address: str
+    gateway: str
+
+
+class Network:
+    """Creates, activates and removes links; all methods are coroutines and never block."""
+
+    def __init__(self, instance: str, subnet: str, nat: bool) -> None:
+        self.prefix = f"jrc{instance}"
+        self.subnet = ipaddress.IPv4Network(subnet)
+        self.nat = nat
+        self.table = f"jupyter_checkpoints_{instance}"
+
+    @property
+    def capacity(self) -> int:
+        return self.subnet.num_addresses // 4
+
+    def allocate(self, used: set[int]) -> int:
+        """The lowest index that is not used; the caller keeps it."""
+        for index in range(self.capacity):
+            if index not in used:
+                return index
+        raise InsufficientResources(
+            "There is no free address for another kernel.",
+            reason=f"All {self.capacity} addresses of {self.subnet} are in use.",
+            hint="Delete kernels, or give the agent a larger `subnet`.",
+        )
+
+    def link(self, index: int, generation: int) -> Link:
+        """The names and addresses of one container's network; pure arithmetic."""
+        base = self.subnet.network_address + index * 4
+        return Link(
+            index=index,
+            namespace=f"{self.prefix}-{index:x}-{generation:x}",
+            # 15 characters are all that an interface name may have.
+            veth=f"{self.prefix}{index:04x}{generation % 256:02x}",
+            address=str(base + 2),
+            gateway=str(base + 1),
+        )
+
+    async def open(self) -> None:
+        """Firewall and forwarding for all kernels; called once, at the agent's start.
+
+        Kernels never reach each other. They reach the outside if ``nat`` is on and the host can;
+        where it cannot, that is logged and they do not.
+        """
+        rules = (
+            f"table inet {self.table} {{}}\ndelete table inet {self.table}\n"
+            f"table inet {self.table} {{\n"
+            "  chain forward { type filter hook forward priority -10; policy accept;\n"
+            f"    ip saddr {self.subnet} ip daddr {self.subnet} drop\n  }}\n"
+        )
+        if self.nat:
+            rules += (
+                "  chain postrouting { type nat hook postrouting priority srcnat;\n"
+                f"    ip saddr {self.subnet} ip daddr != {self.subnet} masquerade\n  }}\n"
+            )
+        try:
+            await self._nft(rules + "}\n")
+        except CommandFailed as error:
+            raise HostNotReady(
+                "The firewall rules that keep kernels apart could not be set.",
+                reason=error.output.strip(),
+                hint="The kernel needs nftables (nf_tables, nft_masq); or set `outbound_nat` off.",
+            ) from error
+        # A packet to a kernel that is down must not follow the default route to some host that
+        # answers it: that would end the connection which the kernel is about to come back with.
+        await self._ip("route", "replace", "unreachable", str(self.subnet), "metric", "4000")
+        if self.nat:
+            try:
+                await asyncio.to_thread(
+                    Path("/proc/sys/net/ipv4/ip_forward").write_text, "1\n", encoding="ascii"
+                )
+            except OSError as error:
+                log.warning("Kernels cannot reach the outside: IP forwarding: %s", error)
+
+    async def close(self) -> None:
+        """Remove the rules; called at the agent's end if no kernel is left."""
+        await self._quietly("nft", "delete", "table", "inet", self.table)
+        await self._quietly("ip", "route", "del", "unreachable", str(self.subnet))
+
+    async def create(self, link: Link, *, active: bool) -> None:
+        """Make the namespace with its address; ``active`` also connects it to the host."""
+        host = [f"netns add {link.namespace}"]
+        host.append(f"link add {link.veth} type veth peer name eth0 netns {link.namespace}")
+        if active:
+            host += [f"addr add {link.gateway}/30 dev {link.veth}", f"link set {link.veth} up"]
+        inside = [
+            "link set lo up",
+            f"addr add {link.address}/30 dev eth0",
+            "link set eth0 up",
+            f"route add default via {link.gateway}",
+        ]
+        await self._ip("-batch", "-", stdin="\n".join(host) + "\n")
+        await self._ip("-n", link.namespace, "-batch", "-", stdin="\n".join(inside) + "\n")
+
+    async def activate(self, link: Link, replaces: Link | None = None) -> None:
+        """Connect a namespace to the host; the link that had its address before is cut off."""
+        commands = [
+            f"addr replace {link.gateway}/30 dev {link.veth}",
+            f"link set {link.veth} up",
+        ]
+        if replaces is not None and Path(f"/sys/class/net/{replaces.veth}").exists():
+            commands.insert(0, f"link del {replaces.veth}")
+        await self._ip("-batch", "-", stdin="\n".join(commands) + "\n")
+
+    async def disconnect(self, link: Link) -> None:
+        """Drop all packets between host and namespace; :meth:`activate` lets them pass again."""
+        await self._ip("link", "set", link.veth, "down")
+
+    async def remove(self, link: Link) -> None:
+        """Remove the link; nothing happens if it is gone."""
+        if Path(f"/sys/class/net/{link.veth}").exists():
+            await self._quietly("ip", "link", "del", link.veth)
+        if Path(f"/run/netns/{link.namespace}").exists():
+            await self._quietly("ip", "netns", "del", link.namespace)
+
+    async def sweep(self, keep: set[str]) -> list[str]:
+        """Remove namespaces and interfaces of this agent that no kernel in ``keep`` has.
+
+        ``keep`` holds the names of namespaces and interfaces. Called at the agent's start.
+        """
+        namespaces = [
+            p.name
+            for p in (Path("/run/netns").iterdir() if Path("/run/netns").is_dir() else ())
+            if p.name.startswith(self.prefix + "-") and p.name not in keep
+        ]
+        interfaces = [
+            p.name
+            for p in Path("/sys/class/net").iterdir()
+            if p.name.startswith(self.prefix) and p.name not in keep
+        ]
+        for name in interfaces:
+            await self._quietly("ip", "link", "del", name)
+        for name in namespaces:
+            await self._quietly("ip", "netns", "del", name)
+        return namespaces + interfaces
+
+    async def unlock(self, link: Link) -> None:
+        """Remove what an unfinished CRIU left locked in a namespace."""
+        listing = await self._quietly(
+            "ip", "netns", "exec", link.namespace, "nft", "list", "tables"
+        )
+        for family, table in re.findall(r"^table (\S+) (CRIU-\S+)", listing, re.MULTILINE):
+            await self._quietly(
+                "ip", "netns", "exec", link.namespace, "nft", "delete", "table", family, table
+            )
+
+    async def subscribers(self, link: Link, iopub_port: int) -> int:
+        """How many clients are connected to a kernel's iopub port."""
+        return len(await self._connections(link, iopub_port))
+
+    async def cut(self, link: Link) -> None:
+        """End every connection of this host to a kernel's address.
+
+        For a resume that cannot keep connections: a client whose socket stays half open would
+        lose its next request, and a SUB socket would stay deaf for ever, since it never writes.
+        """
+        await self._quietly("ss", "-K", "dst", link.address)
+
+    async def gate(self, link: Link, ports: list[int]) -> None:
+        """Refuse new connections to ``ports`` until :meth:`open_gate`.
+
+        After a resume every channel of a client reconnects by its own random clock. A request
+        that arrives on shell before the same client's iopub has subscribed loses its output, so
+        iopub is let in first. Refused connections are tried again by ZeroMQ, and requests wait in
+        the client meanwhile.
+        """
+        listed = ", ".join(str(p) for p in ports)
+        rules = (
+            "table inet jupyter_gate { chain input { type filter hook input priority 0;\n"
+            f'  iifname != "lo" tcp dport {{ {listed} }} reject with tcp reset\n}} }}\n'
+        )
+        await self._nft(rules, link.namespace)
+
+    async def open_gate(self, link: Link, iopub_port: int, expected: int, timeout: float) -> bool:
+        """Let everybody in as soon as ``expected`` clients have subscribed, or time is up.
+
+        Returns whether all had subscribed. A client that went away meanwhile costs the timeout.
+        """
+        deadline = asyncio.get_running_loop().time() + timeout
+        complete = False
+        while not complete and asyncio.get_running_loop().time() < deadline:
+            ready = [
+                c
+                for c in await self._connections(link, iopub_port)
+                if c[0] == 0 and c[1] >= _SUBSCRIBED
+            ]
+            complete = len(ready) >= expected
+            if not complete:
+                await asyncio.sleep(0.01)
+        await self._quietly(
+            "ip", "netns", "exec", link.namespace, "nft", "delete", "table", "inet", "jupyter_gate"
+        )
+        return complete
+
+    async def _connections(self, link: Link, port: int) -> list[tuple[int, int]]:
+        """(bytes not read yet, bytes received) of each established connection to ``port``."""
+        text = await self._quietly(
+            *("ip", "netns", "exec", link.namespace),
+            *("ss", "-HtinO", "state", "established", f"( sport = :{port} )"),
+        )
+        found = []
+        for line in text.splitlines():
+            if line.strip():
+                received = re.search(r"bytes_received:(\d+)", line)
+                found.append((int(line.split()[0]), int(received.group(1)) if received else 0))
+        return found
+
+    async def _ip(self, *argv: str, stdin: str | None = None) -> str:
+        return await process.run("ip", *argv, env=_ENV, timeout=_TIMEOUT, stdin=stdin)
+
+    async def _nft(self, rules: str, namespace: str = "") -> None:
+        prefix = ("ip", "netns", "exec", namespace) if namespace else ()
+        await process.run(*prefix, "nft", "-f", "-", env=_ENV, timeout=_TIMEOUT, stdin=rules)
+
+    async def _quietly(self, *argv: str) -> str:
+        try:
+            return await process.run(*argv, env=_ENV, timeout=_TIMEOUT)
+        except CommandFailed as error:
+            log.debug("%s", error)
+            return ""

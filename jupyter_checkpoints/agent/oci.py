@@ -1,0 +1,137 @@
+"""The OCI configuration of a kernel's container.
+
+Everything in it comes from the agent's configuration and the caller's checked request, nothing
+from a checkpoint. Capabilities and masked paths are Docker's defaults.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from ..layout import INIT_PATH
+from ..models import Limits, Mount
+from .seccomp import DEFAULT_CAPABILITIES
+
+#: Where the agent's own files (the connection file) are mounted, read-only.
+RUN_JUPYTER = "/run/jupyter"
+
+_MASKED = [
+    "/proc/acpi",
+    "/proc/asound",
+    "/proc/interrupts",
+    "/proc/kcore",
+    "/proc/keys",
+    "/proc/latency_stats",
+    "/proc/sched_debug",
+    "/proc/scsi",
+    "/proc/timer_list",
+    "/proc/timer_stats",
+    "/sys/devices/virtual/powercap",
+    "/sys/firmware",
+]
+_READONLY = ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"]
+
+
+def _mount(target: str, kind: str, *options: str, source: str = "") -> dict[str, Any]:
+    return {
+        "destination": target,
+        "type": kind,
+        "source": source or kind,
+        "options": list(options),
+    }
+
+
+def _bind(source: Path | str, target: str, read_only: bool) -> dict[str, Any]:
+    access = "ro" if read_only else "rw"
+    return _mount(target, "bind", "bind", access, "nosuid", "nodev", "private", source=str(source))
+
+
+def resources(limits: Limits) -> dict[str, Any]:
+    """Limits in OCI terms; swap is limited with memory, or the limit would mean little."""
+    found: dict[str, Any] = {"devices": [{"allow": False, "access": "rwm"}]}
+    if limits.memory is not None:
+        found["memory"] = {"limit": limits.memory, "swap": limits.memory}
+    if limits.cpus is not None:
+        found["cpu"] = {"period": 100_000, "quota": max(1000, int(limits.cpus * 100_000))}
+    if limits.pids is not None:
+        found["pids"] = {"limit": limits.pids}
+    return found
+
+
+def configuration(
+    *,
+    rootfs: Path,
+    argv: list[str],
+    env: dict[str, str],
+    cwd: str,
+    hostname: str,
+    network_namespace: str,
+    cgroup: str,
+    criu_config: Path,
+    private: Path,
+    mounts: list[Mount],
+    limits: Limits,
+    seccomp: dict[str, Any],
+) -> dict[str, Any]:
+    """``config.json`` of one container; called at every start and resume.
+
+    Parameters
+    ----------
+    rootfs:
+        The mounted overlay.
+    private:
+        Directory of the kernel with ``connection.json``, ``hosts`` and ``resolv.conf``.
+    network_namespace:
+        Path of an existing namespace with its address.
+    """
+    capabilities = list(DEFAULT_CAPABILITIES)
+    return {
+        "ociVersion": "1.0.2",
+        "process": {
+            "terminal": False,
+            "user": {"uid": 0, "gid": 0},
+            # -g: an interrupt reaches the kernel and the children of a running cell alike.
+            "args": [INIT_PATH, "-g", "--", *argv],
+            "env": [f"{name}={value}" for name, value in env.items()],
+            "cwd": cwd,
+            "capabilities": {
+                "bounding": capabilities,
+                "effective": capabilities,
+                "permitted": capabilities,
+            },
+            "noNewPrivileges": True,
+        },
+        "root": {"path": str(rootfs), "readonly": False},
+        "hostname": hostname,
+        "mounts": [
+            _mount("/proc", "proc", "nosuid", "noexec", "nodev"),
+            _mount("/dev", "tmpfs", "nosuid", "strictatime", "mode=755", "size=65536k"),
+            _mount(
+                "/dev/pts", "devpts", "nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=620"
+            ),
+            _mount("/dev/shm", "tmpfs", "nosuid", "noexec", "nodev", "mode=1777", source="shm"),
+            _mount("/dev/mqueue", "mqueue", "nosuid", "noexec", "nodev"),
+            _mount("/sys", "sysfs", "nosuid", "noexec", "nodev", "ro"),
+            _bind(private / "connection", RUN_JUPYTER, True),
+            _bind(private / "hosts", "/etc/hosts", True),
+            _bind(private / "resolv.conf", "/etc/resolv.conf", True),
+            *(_bind(m.source, m.target, m.read_only) for m in mounts),
+        ],
+        "annotations": {"org.criu.config": str(criu_config)},
+        "linux": {
+            "cgroupsPath": cgroup,
+            "resources": resources(limits),
+            "namespaces": [
+                {"type": "pid"},
+                {"type": "mount"},
+                {"type": "ipc"},
+                {"type": "uts"},
+                {"type": "cgroup"},
+                {"type": "network", "path": network_namespace},
+            ],
+            "seccomp": seccomp,
+            "maskedPaths": _MASKED,
+            "readonlyPaths": _READONLY,
+        },
+    }

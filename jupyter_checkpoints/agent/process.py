@@ -1,0 +1,131 @@
+"""Child processes of the agent: bounded in time, marked, and never left behind.
+
+Every child carries ``JUPYTER_CHECKPOINTS_OPERATION`` in its environment, inherited by whatever it
+starts (runc starts CRIU, CRIU starts action scripts and the first process of a restored tree).
+Ending an operation means ending all that carry its mark, also after a crash of the agent.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import uuid
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from ..errors import HostNotReady, OperationTimeout
+
+MARK = "JUPYTER_CHECKPOINTS_OPERATION"
+
+
+class CommandFailed(Exception):
+    """A child ended with a status other than 0; ``output`` is what it printed."""
+
+    def __init__(self, argv: Sequence[str], status: int, output: str) -> None:
+        super().__init__(f"{argv[0]} ended with status {status}: {output.strip()[-2000:]}")
+        self.argv = list(argv)
+        self.status = status
+        self.output = output
+
+
+def marked(operation: str) -> list[int]:
+    """The processes of the operations whose mark starts with ``operation``."""
+    wanted = f"{MARK}={operation}".encode()
+    found = []
+    for entry in os.scandir("/proc"):
+        if not entry.name.isdigit():
+            continue
+        try:
+            environ = Path(entry.path, "environ").read_bytes()
+        except OSError:
+            continue
+        if any(item.startswith(wanted) for item in environ.split(b"\0")):
+            found.append(int(entry.name))
+    return found
+
+
+def end_marked(operation: str) -> int:
+    """Kill every process of the operations whose mark starts with ``operation``; how many."""
+    ended = 0
+    # A process that forks while we look is found in the next round.
+    while pids := marked(operation):
+        for pid in pids:
+            try:
+                os.kill(pid, signal.SIGKILL)
+            except ProcessLookupError:
+                continue
+        ended += len(pids)
+        if ended > 10_000:
+            break
+    return ended
+
+
+def start_time(pid: int) -> int | None:
+    """Clock ticks from boot to the start of ``pid``; None if it is gone or a zombie.
+
+    With the pid it names one process for good: pids are used again, start times are not.
+    """
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text(errors="replace")
+    except OSError:
+        return None
+    fields = stat.rsplit(")", 1)[1].split()
+    return None if fields[0] in "ZX" else int(fields[19])
+
+
+async def run(
+    *argv: str | os.PathLike[str],
+    env: Mapping[str, str],
+    timeout: float,
+    operation: str = "",
+    stdin: str | None = None,
+    cwd: Path | None = None,
+) -> str:
+    """Run one command to its end and return what it printed (stdout and stderr together).
+
+    Raises
+    ------
+    CommandFailed
+        If it ends with a status other than 0.
+    OperationTimeout
+        If it takes longer than ``timeout`` seconds; it and all it started are then gone.
+    HostNotReady
+        If the program is not there.
+    """
+    command = [os.fspath(a) for a in argv]
+    mark = operation or uuid.uuid4().hex
+    try:
+        process = await asyncio.create_subprocess_exec(
+            *command,
+            stdin=asyncio.subprocess.DEVNULL if stdin is None else asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.STDOUT,
+            env={**env, MARK: mark},
+            cwd=cwd,
+            start_new_session=True,
+        )
+    except FileNotFoundError as error:
+        raise HostNotReady(
+            f"{command[0]} is not installed on this host.",
+            reason=str(error),
+            hint="Run `sudo jupyter checkpoints setup`.",
+        ) from error
+    try:
+        async with asyncio.timeout(timeout):
+            output, _ = await process.communicate(None if stdin is None else stdin.encode())
+    except BaseException as error:
+        # Time is up, or the agent is stopping: nothing of this operation may go on.
+        await asyncio.to_thread(end_marked, mark)
+        await process.wait()
+        if isinstance(error, TimeoutError):
+            raise OperationTimeout(
+                f"{Path(command[0]).name} did not end within {timeout:.0f} seconds.",
+                reason="It was ended, with everything it had started.",
+                hint="Look at the agent's log; try again when the host is less busy.",
+            ) from None
+        raise
+    text = output.decode(errors="replace")
+    if process.returncode:
+        raise CommandFailed(command, process.returncode, text)
+    return text
