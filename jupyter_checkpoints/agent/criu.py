@@ -63,7 +63,7 @@ _KNOWN: tuple[tuple[str, str, str], ...] = (
     ),
     (
         r"Timeout reached. Try to interrupt",
-        "a process could not be stopped within ten seconds (it waits for a disk or a network share)",
+        "a process could not be stopped within ten seconds (it waits for a disk or network)",
         "Try again when the disk or share answers.",
     ),
     (
@@ -102,12 +102,16 @@ class Explanation(Struct, frozen=True):
     disk_full: bool = False
 
 
-def explain(log: str) -> Explanation:
-    """Read the log of a failed dump or restore. Called when a save or resume has failed."""
+def explain(log: str, otherwise: str) -> Explanation:
+    """Read the log of a failed dump or restore. Called when a save or resume has failed.
+
+    ``otherwise`` is the reason where CRIU's log names none: then something else failed.
+    """
     errors = [
         re.sub(r"^\(\d+\.\d+\)\s*(\d+: )?", "", line)
         for line in log.splitlines()
-        if re.search(r"\bError \(", line)
+        # The rlimit line comes in every log of a host without CAP_SYS_RESOURCE: it means nothing.
+        if re.search(r"\bError \(", line) and "RLIMIT_NOFILE" not in line
     ]
     text = "\n".join(errors)
     for pattern, meaning, hint in _KNOWN:
@@ -118,15 +122,13 @@ def explain(log: str) -> Explanation:
                 disk_full="disk is full" in meaning,
             )
     return Explanation(
-        f"CRIU: {_first(errors)}" if errors else "CRIU left no error message",
-        "The kernel's log directory has CRIU's whole log; `jupyter checkpoints doctor` tests the host.",
+        f"CRIU: {_first(errors)}" if errors else otherwise,
+        "The agent's log has more; `jupyter checkpoints doctor` tests this host.",
     )
 
 
 def _first(errors: list[str]) -> str:
-    # The rlimit line comes in every log of a host without CAP_SYS_RESOURCE and means nothing.
-    real = [e for e in errors if "RLIMIT_NOFILE" not in e]
-    return (real or errors or [""])[0].strip()
+    return errors[0].strip() if errors else ""
 
 
 def configuration(

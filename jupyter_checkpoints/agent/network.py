@@ -208,8 +208,8 @@ class Network:
         """
         listed = ", ".join(str(p) for p in ports)
         rules = (
-            "table inet jupyter_gate { chain input { type filter hook input priority 0;\n"
-            f'  iifname != "lo" tcp dport {{ {listed} }} reject with tcp reset\n}} }}\n'
+            "table inet jupyter_gate {\n  chain input { type filter hook input priority 0;\n"
+            f'  iifname != "lo" tcp dport {{ {listed} }} reject with tcp reset\n  }}\n}}\n'
         )
         await self._nft(rules, link.namespace)
 

@@ -233,7 +233,8 @@ class BtrfsPool(Pool):
     def _ioctl(directory: Path, request: int, args: bytes) -> None:
         fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
         try:
-            fcntl.ioctl(fd, request, args)
+            # A mutable buffer: immutable ones may have 1024 bytes, and these have 4096.
+            fcntl.ioctl(fd, request, bytearray(args))
         finally:
             os.close(fd)
 

@@ -40,7 +40,7 @@ jupyter checkpoints resume 8a1e
         "kernelspec": (f"{_HERE}.kernelspec.KernelSpecApp", "Add, list, remove kernelspecs"),
         "image": (f"{_HERE}.image.ImageApp", "Build, import, list, remove images"),
         "setup": (f"{_HERE}.setup.SetupApp", "Prepare this host (root)"),
-        "agent": (f"{_HERE}.agent.AgentCommandApp", "Run the agent in the foreground (root)"),
+        "agent": (f"{_HERE}.agent.AgentForward", "Run the agent in the foreground (root)"),
     }
 
     def run(self) -> None:

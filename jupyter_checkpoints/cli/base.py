@@ -72,8 +72,8 @@ class Command(JupyterApp):
 
     json = Bool(False, help="Print JSON on standard output, for programs.").tag(config=True)
 
-    aliases = {**base_aliases}
-    flags = {
+    aliases: dict[Any, Any] = {**base_aliases}
+    flags: dict[Any, Any] = {
         "json": ({"Command": {"json": True}}, "Print JSON on standard output, for programs."),
         "debug": base_flags["debug"],
         "y": base_flags["y"],

@@ -428,7 +428,9 @@ class EmbeddedEngine(Engine):
                 await self._runc("pause", old)
             return await self._launch(kernel, spec, generation, source)
         except BaseException as error:
-            explained = criu.explain(_logs(self._bundle(kernel.id, generation) / "work"))
+            explained = criu.explain(
+                _logs(self._bundle(kernel.id, generation) / "work"), str(error)
+            )
             if kernel.state.generation != generation:
                 await self._destroy(kernel.id, generation)
                 if was_running:
@@ -488,7 +490,7 @@ class EmbeddedEngine(Engine):
             else:
                 pause = await self._snapshot(name, snapshot, frozen=hold)
         except BaseException as error:
-            explained = criu.explain(_logs(bundle / "dump"))
+            explained = criu.explain(_logs(bundle / "dump"), str(error))
             await self._recover(kernel, name, checkpoint_id)
             if hold:
                 await self.release(kernel_id)
