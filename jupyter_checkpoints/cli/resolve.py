@@ -1,0 +1,70 @@
+"""What users write for a kernel or a checkpoint, and which one they mean."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TypeVar
+
+from ..client import AgentClient
+from ..errors import InvalidRequest, NotFound
+from ..models import CheckpointModel, KernelModel
+
+M = TypeVar("M", KernelModel, CheckpointModel)
+
+
+async def kernel(agent: AgentClient, text: str) -> KernelModel:
+    """The kernel of an id, a unique beginning of an id, or a connection file.
+
+    Raises
+    ------
+    NotFound
+        If there is none.
+    InvalidRequest
+        If there are several, or the file is no connection file.
+    """
+    kernels = await agent.kernels()
+    if text.endswith(".json") or "/" in text:
+        return _kernel_of_file(kernels, Path(text))
+    return _one(kernels, text, "kernel", "jupyter checkpoints ps")
+
+
+async def checkpoint(agent: AgentClient, text: str) -> CheckpointModel:
+    """The checkpoint of an id or a unique beginning of an id. Raises as :func:`kernel`."""
+    return _one(await agent.checkpoints(), text, "checkpoint", "jupyter checkpoints list")
+
+
+def _one(models: Iterable[M], text: str, noun: str, command: str) -> M:
+    found = [model for model in models if text and model.id.startswith(text)]
+    for model in found:
+        if model.id == text:
+            return model
+    if not found:
+        raise NotFound(f"There is no {noun} {text!r}.", hint=f"`{command}` shows those there are.")
+    if len(found) > 1:
+        raise InvalidRequest(
+            f"{text!r} is the beginning of {len(found)} {noun}s.",
+            reason=", ".join(model.id for model in found[:5]),
+            hint="Write more of the id.",
+        )
+    return found[0]
+
+
+def _kernel_of_file(kernels: list[KernelModel], file: Path) -> KernelModel:
+    try:
+        info = json.loads(file.read_text())
+        address = (info["ip"], info["shell_port"], info["key"])
+    except FileNotFoundError as error:
+        raise NotFound(f"There is no connection file {file}.") from error
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InvalidRequest(f"{file} is no connection file.", reason=str(error)) from error
+    for model in kernels:
+        known = model.connection
+        if known is not None and (known.ip, known.shell_port, known.key) == address:
+            return model
+    raise NotFound(
+        f"The kernel of {file} does not run in a container that can be saved.",
+        hint="Only kernels of kernelspecs with our provisioner can; "
+        "`jupyter checkpoints kernelspec list` shows them.",
+    )
