@@ -1,0 +1,162 @@
+"""A private agent for tests: own data, own run-time state, own addresses; images are the host's."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from jupyter_checkpoints import layout
+from jupyter_checkpoints.layout import Layout
+
+IMAGES = layout.DATA_DIR / "images"
+
+
+def wait_until(condition: Callable[[], bool], seconds: float = 30, what: str = "") -> None:
+    """Poll until ``condition`` holds; fails the test if it never does."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, f"not within {seconds} s: {what or condition}"
+        time.sleep(0.01)
+
+
+class Agent:
+    """Starts, stops and kills one agent process; ``options`` are further command line options."""
+
+    def __init__(self, root: Path, subnet: str, *options: str) -> None:
+        self.layout = Layout(root / "data", root / "run", IMAGES)
+        self.log = root / "agent.log"
+        self.options = [
+            f"--data-dir={self.layout.data_dir}",
+            f"--run-dir={self.layout.run_dir}",
+            f"--images-dir={IMAGES}",
+            f"--subnet={subnet}",
+            *options,
+        ]
+        self.process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def socket(self) -> Path:
+        return self.layout.socket
+
+    def start(self, env: dict[str, str] | None = None) -> None:
+        """Returns when it answers."""
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "jupyter_checkpoints.agent", *self.options],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                env={**os.environ, **(env or {})},
+            )
+        mark = f"listens on {self.socket}"
+        before = self._starts(mark) if self.log.exists() else 0
+        process = self.process
+        wait_until(
+            lambda: self._starts(mark) > before or process.poll() is not None, what="agent's start"
+        )
+        assert process.poll() is None, self.log.read_text()
+
+    def _starts(self, mark: str) -> int:
+        return self.log.read_text().count(mark)
+
+    def end(self, signum: int = signal.SIGTERM) -> None:
+        """Send a signal and wait for its end."""
+        assert self.process is not None
+        self.process.send_signal(signum)
+        self.process.wait(30)
+        self.process = None
+
+    def restart(self, signum: int = signal.SIGTERM) -> None:
+        self.end(signum)
+        self.start()
+
+    # -- what is on the host -------------------------------------------------------------------
+
+    def mounts(self) -> list[str]:
+        roots = (str(self.layout.run_dir), str(self.layout.data_dir))
+        return [
+            line.split()[4]
+            for line in Path("/proc/self/mountinfo").read_text().splitlines()
+            if line.split()[4].startswith(roots) and line.split()[4] != str(self.layout.pool)
+        ]
+
+    def interfaces(self) -> list[str]:
+        prefix = f"jrc{self.layout.instance}"
+        return [p.name for p in Path("/sys/class/net").iterdir() if p.name.startswith(prefix)]
+
+    def namespaces(self) -> list[str]:
+        directory = Path("/run/netns")
+        prefix = f"jrc{self.layout.instance}-"
+        return [p.name for p in directory.iterdir() if p.name.startswith(prefix)]
+
+    def cgroups(self) -> list[str]:
+        name = f"jupyter-checkpoints-{self.layout.instance}"
+        return [
+            str(p)
+            for d in Path("/sys/fs/cgroup").glob(f"**/{name}")
+            for p in d.iterdir()
+            if p.is_dir()
+        ]
+
+    def containers(self) -> list[str]:
+        return [p.name for p in self.layout.runc_root.iterdir()]
+
+    def kernel_directories(self) -> list[str]:
+        return [p.name for p in self.layout.kernels.iterdir()]
+
+    def staging(self) -> list[str]:
+        return [p.name for p in self.layout.store.iterdir() if p.name.startswith(".")]
+
+    def layers(self) -> list[str]:
+        return [p.name for p in (self.layout.pool / "layers").iterdir()]
+
+    def snapshots(self) -> set[str]:
+        return {p.name for p in (self.layout.pool / "snapshots").iterdir()}
+
+    def checkpoints(self) -> set[str]:
+        return {p.name for p in self.layout.store.iterdir() if not p.name.startswith(".")}
+
+    def processes(self) -> list[str]:
+        """Monitors and marked children of this agent."""
+        found = []
+        for entry in Path("/proc").iterdir():
+            if not entry.name.isdigit():
+                continue
+            try:
+                text = (entry / "cmdline").read_bytes() + (entry / "environ").read_bytes()
+            except OSError:
+                continue
+            run_dir = os.fsencode(self.layout.run_dir)
+            if b"monitor.py" in text and run_dir in text:
+                found.append(entry.name)
+            elif f"JUPYTER_CHECKPOINTS_OPERATION={self.layout.instance}/".encode() in text:
+                found.append(entry.name)
+        return found
+
+    def leftovers(self) -> dict[str, object]:
+        """Everything on the host that belongs to kernels; empty values when no kernel exists."""
+        return {
+            "mounts": self.mounts(),
+            "interfaces": self.interfaces(),
+            "namespaces": self.namespaces(),
+            "cgroups": self.cgroups(),
+            "containers": self.containers(),
+            "kernels": self.kernel_directories(),
+            "staging": self.staging(),
+            "layers": self.layers(),
+            "snapshots": self.snapshots() ^ self.checkpoints(),
+            "processes": self.processes(),
+        }
+
+    def assert_clean(self) -> None:
+        """Nothing of any kernel is left; what is on its way out gets a moment."""
+        try:
+            wait_until(lambda: not any(self.leftovers().values()), 15)
+        except AssertionError:
+            left = {name: value for name, value in self.leftovers().items() if value}
+            raise AssertionError(f"left over: {left}\n{self.log.read_text()[-4000:]}") from None
