@@ -75,11 +75,12 @@ def _show(status: Status, proofs: list[Proof], ok: bool) -> None:
     )
     for proof in proofs:
         print(f"\n{proof.kernel}")
-        print_table(
-            ["STEP", "TIME"],
-            [(timing.step, seconds(timing.seconds)) for timing in proof.timings],
-            empty="Not even started.",
-        )
+        if proof.timings:
+            print_table(
+                ["STEP", "TIME"],
+                [(timing.step, seconds(timing.seconds)) for timing in proof.timings],
+                empty="",
+            )
         if proof.memory_size:
             print(f"checkpoint: {size(proof.memory_size)} of memory")
         for check in proof.checks:

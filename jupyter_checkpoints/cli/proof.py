@@ -169,7 +169,6 @@ class _Attempt:
                 await original.answers()
             await self._expect("in place, the state is back", original, language)
 
-            self.on_step("resume a second kernel from the checkpoint")
             with self._timed("resume in a new kernel to first answer"):
                 clone = await stack.enter_async_context(
                     self._kernel("resume a new kernel", restore_from=saved.id)
