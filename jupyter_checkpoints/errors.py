@@ -170,5 +170,5 @@ class OperationTimeout(CheckpointsError):
 
 
 _CLASSES: dict[str, type[CheckpointsError]] = {
-    cls.__name__: cls for cls in (CheckpointsError, *CheckpointsError.__subclasses__())
+    cls.__name__: cls for cls in CheckpointsError.__subclasses__()
 }

@@ -18,7 +18,6 @@ from typing import Any, TypeVar, cast
 
 import msgspec
 from msgspec import Struct
-from tornado.httputil import responses
 from tornado.iostream import StreamClosedError
 from tornado.web import Application, HTTPError, RequestHandler
 
@@ -124,7 +123,7 @@ class Handler(RequestHandler):
     def write_error(self, status_code: int, **kwargs: Any) -> None:
         error = kwargs.get("exc_info", (None, None, None))[1]
         if isinstance(error, HTTPError):
-            message = error.log_message or responses.get(status_code, "")
+            message = error.log_message or self._reason
             known: CheckpointsError = (
                 NotFound(f"There is no {self.request.path}.")
                 if status_code == 404
@@ -188,7 +187,7 @@ class StatusHandler(Handler):
                 pool=facts.pool,
                 criu_version=facts.criu_version,
                 runc_version=facts.runc_version,
-                kernels=len(self.service.list(self.caller)),
+                kernels=len(self.service.kernels(self.caller)),
                 checkpoints=len(checkpoints),
                 problems=problems,
             )
@@ -197,7 +196,7 @@ class StatusHandler(Handler):
 
 class KernelsHandler(Handler):
     async def get(self) -> None:
-        self.answer(self.service.list(self.caller))
+        self.answer(self.service.kernels(self.caller))
 
     async def post(self) -> None:
         request = self.body(StartRequest)

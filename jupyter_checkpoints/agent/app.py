@@ -37,7 +37,7 @@ from .tools import find_tools
 _MAX_BODY = 4 * 2**20
 
 
-class AgentApp(JupyterApp):  # type: ignore[misc]
+class AgentApp(JupyterApp):
     """The agent's configuration and life."""
 
     name = "jupyter-checkpoints-agent"
@@ -95,7 +95,7 @@ class AgentApp(JupyterApp):  # type: ignore[misc]
     def start(self) -> None:
         super().start()
         package = logging.getLogger("jupyter_checkpoints")
-        package.setLevel(self.log_level)
+        package.setLevel(self.log.level)
         package.handlers = self.log.handlers
         try:
             if os.geteuid() != 0:

@@ -38,6 +38,7 @@ from ..models import (
     CheckpointModel,
     ConnectionInfo,
     Event,
+    Finding,
     HostFacts,
     ImageModel,
     KernelModel,
@@ -105,6 +106,10 @@ class _Kernel:
         self.orphan_since = time.monotonic()
         self.changed = asyncio.Condition()
         self.removed = False
+
+    def is_in(self, *states: KernelState) -> bool:
+        """Its state may have changed during any ``await``: ask again after each."""
+        return self.record.state in states
 
 
 class KernelService:
@@ -175,13 +180,14 @@ class KernelService:
         """The engine's word that a container has ended by itself."""
         kernel = self._kernels.get(kernel_id)
         if kernel is not None and not kernel.removed:
+            kernel.record.state = "exited"
             kernel.record.exit_code = code
             kernel.pid = None
             self._later(self._set(kernel, "exited"))
 
     # -- kernels -------------------------------------------------------------------------------
 
-    def list(self, caller: Caller) -> list[KernelModel]:
+    def kernels(self, caller: Caller) -> list[KernelModel]:
         return [self._model(k) for k in self._kernels.values() if caller.owns(k.record.uid)]
 
     async def show(self, caller: Caller, kernel_id: str) -> KernelModel:
@@ -250,7 +256,7 @@ class KernelService:
                 await self._resume(kernel, manifest, keep, on_event)
             except BaseException:
                 # If it has ended meanwhile, on_exit has said so.
-                if record.state == "resuming":
+                if kernel.is_in("resuming"):
                     await self._set(kernel, before)
                 raise
             record.exit_code = None
@@ -298,7 +304,7 @@ class KernelService:
                 # To end a kernel that is not there (yet) is to give its state up: no signal may
                 # wait for it and end it after it has come back.
                 async with self._changing(kernel, kernel_id):
-                    if kernel.record.state == "stopped":
+                    if kernel.is_in("stopped"):
                         kernel.record.exit_code = 128 + signum
                         await self._set(kernel, "exited")
                         return
@@ -360,7 +366,7 @@ class KernelService:
         """
         kernel = self._get(caller, kernel_id)
         async with self._changing(kernel, kernel_id):
-            if kernel.record.state != "running":
+            if not kernel.is_in("running"):
                 raise Conflict(
                     f"Kernel {kernel_id} is {kernel.record.state}: there is nothing to save.",
                     hint="Only a running kernel can be saved.",
@@ -369,14 +375,14 @@ class KernelService:
                 await self._set(kernel, "saving")
                 model = await self._save(kernel, request, on_event)
             except BaseException:
-                if kernel.record.state == "saving":
+                if kernel.is_in("saving"):
                     await self._set(kernel, "running")
                 raise
             kernel.record.parent = model.id
             if request.stop:
                 kernel.record.checkpoint = model.id
                 kernel.pid = None
-            if kernel.record.state == "saving":
+            if kernel.is_in("saving"):
                 await self._set(kernel, "stopped" if request.stop else "running")
         return model
 
@@ -527,7 +533,7 @@ class KernelService:
     async def _preflight(
         self, manifest: Manifest, mounts: list[Mount], limits: Limits
     ) -> PreflightReport:
-        def look() -> list[preflight.Finding]:
+        def look() -> list[Finding]:
             files: list[criu.OpenFile] = []
             if manifest.checkpoint.mode == "process" and mounts:
                 try:
@@ -650,7 +656,7 @@ class KernelService:
 
     async def _running(self, kernel: _Kernel) -> None:
         """The container is up; its address is known now."""
-        if kernel.record.state in ("starting", "resuming"):
+        if kernel.is_in("starting", "resuming"):
             await self._set(kernel, "running")
 
     async def _set(self, kernel: _Kernel, state: KernelState) -> None:
@@ -785,7 +791,7 @@ def _now() -> str:
 
 
 def _connection(key: str, kernel_name: str) -> ConnectionInfo:
-    return ConnectionInfo(ip="", key=key, kernel_name=kernel_name, **PORTS)
+    return ConnectionInfo(ip="", key=key, kernel_name=kernel_name, **PORTS)  # type: ignore[arg-type]
 
 
 def _ports(connection: ConnectionInfo) -> tuple[int, ...]:

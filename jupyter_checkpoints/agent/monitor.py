@@ -8,6 +8,7 @@ outlives the agent: an agent that starts later finds the files and takes over.
 Only the standard library, and little of it: it must start in a few milliseconds.
 """
 
+import contextlib
 import ctypes
 import json
 import os
@@ -39,11 +40,9 @@ class Log:
                 if os.path.exists(older):
                     os.replace(older, f"{self.path}.{n}")
             self.fd = self._open()
-        try:
+        # If the disk is full the kernel's output is lost, and the kernel goes on.
+        with contextlib.suppress(OSError):
             self.written += os.write(self.fd, data)
-        except OSError:
-            # The disk is full: the kernel's output is lost, the kernel goes on.
-            pass
 
 
 def replace(path: str, content: dict[str, object]) -> None:
@@ -57,10 +56,8 @@ def replace(path: str, content: dict[str, object]) -> None:
 
 def say(content: dict[str, object]) -> None:
     """Tell the agent that waits for the start; it may be gone by now."""
-    try:
+    with contextlib.suppress(OSError):
         os.write(1, json.dumps(content).encode() + b"\n")
-    except OSError:
-        pass
     null = os.open("/dev/null", os.O_RDWR)
     os.dup2(null, 1)
     os.close(null)
@@ -82,7 +79,7 @@ def main(job_file: str) -> int:
     signal.signal(signal.SIGCHLD, lambda *_: None)
 
     log = Log(job["log"], job["log_size"], job["log_files"])
-    stdin_read, stdin_write = os.pipe2(os.O_CLOEXEC)
+    stdin_read, _stdin_write = os.pipe2(os.O_CLOEXEC)
     output, out_write = os.pipe2(os.O_CLOEXEC)
     errors, err_write = os.pipe2(os.O_CLOEXEC)
     runc = os.posix_spawn(

@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import logging
+import os
 import re
 from pathlib import Path
 
@@ -140,7 +141,7 @@ class Network:
             f"addr replace {link.gateway}/30 dev {link.veth}",
             f"link set {link.veth} up",
         ]
-        if replaces is not None and Path(f"/sys/class/net/{replaces.veth}").exists():
+        if replaces is not None and replaces.veth in _interfaces():
             commands.insert(0, f"link del {replaces.veth}")
         await self._ip("-batch", "-", stdin="\n".join(commands) + "\n")
 
@@ -150,9 +151,9 @@ class Network:
 
     async def remove(self, link: Link) -> None:
         """Remove the link; nothing happens if it is gone."""
-        if Path(f"/sys/class/net/{link.veth}").exists():
+        if link.veth in _interfaces():
             await self._quietly("ip", "link", "del", link.veth)
-        if Path(f"/run/netns/{link.namespace}").exists():
+        if link.namespace in _namespaces():
             await self._quietly("ip", "netns", "del", link.namespace)
 
     async def sweep(self, keep: set[str]) -> list[str]:
@@ -160,21 +161,13 @@ class Network:
 
         ``keep`` holds the names of namespaces and interfaces. Called at the agent's start.
         """
-        namespaces = [
-            p.name
-            for p in (Path("/run/netns").iterdir() if Path("/run/netns").is_dir() else ())
-            if p.name.startswith(self.prefix + "-") and p.name not in keep
-        ]
-        interfaces = [
-            p.name
-            for p in Path("/sys/class/net").iterdir()
-            if p.name.startswith(self.prefix) and p.name not in keep
-        ]
-        for name in interfaces:
-            await self._quietly("ip", "link", "del", name)
-        for name in namespaces:
-            await self._quietly("ip", "netns", "del", name)
-        return namespaces + interfaces
+        namespaces = [n for n in _namespaces() if n.startswith(f"{self.prefix}-")]
+        interfaces = [n for n in _interfaces() if n.startswith(self.prefix)]
+        gone = [n for n in namespaces + interfaces if n not in keep]
+        for name in gone:
+            kind = ("netns",) if name in namespaces else ("link",)
+            await self._quietly("ip", *kind, "del", name)
+        return gone
 
     async def unlock(self, link: Link) -> None:
         """Remove what an unfinished CRIU left locked in a namespace."""
@@ -260,3 +253,12 @@ class Network:
         except CommandFailed as error:
             log.debug("%s", error)
             return ""
+
+
+def _interfaces() -> list[str]:
+    return os.listdir("/sys/class/net")
+
+
+def _namespaces() -> list[str]:
+    # ip makes the directory with the first namespace
+    return os.listdir("/run/netns") if os.path.isdir("/run/netns") else []

@@ -96,6 +96,7 @@ class Pool(ABC):
 
     def close(self) -> None:
         """Let the pool go; called at the agent's end if no kernel is left."""
+        unmount_below(self.root)
 
     def layer(self, container: str) -> Path:
         return self.layers / container
@@ -175,10 +176,6 @@ class BtrfsPool(Pool):
             except OSError as error:
                 log.info("Pool %s goes through the page cache: %s", device, error)
         super().open()
-
-    def close(self) -> None:
-        if self.file is not None and os.path.ismount(self.root):
-            command("umount", self.root)
 
     @staticmethod
     def _make(file: Path) -> None:

@@ -170,9 +170,9 @@ class EmbeddedEngine(Engine):
             # The predecessor died before the kernel's first container ran.
             state = _State(index=-1, generation=-1)
         kernel = _Kernel(directory.name, state)
-        for bundle in list(directory.iterdir()):
-            if bundle.name.isdigit() and int(bundle.name) != state.generation:
-                await self._destroy(directory.name, int(bundle.name))
+        for generation in await asyncio.to_thread(_generations, directory):
+            if generation != state.generation:
+                await self._destroy(directory.name, generation)
         if state.index < 0:
             return Adopted(container=None, exit_code=1)
         self._kernels[kernel.id] = kernel
@@ -674,11 +674,8 @@ class EmbeddedEngine(Engine):
 
     async def _remove_directory(self, directory: Path) -> None:
         """A kernel's directory with all its generations; their networks are swept by name."""
-        if not directory.exists():
-            return
-        for bundle in list(directory.iterdir()):
-            if bundle.name.isdigit():
-                await self._destroy(directory.name, int(bundle.name))
+        for generation in await asyncio.to_thread(_generations, directory):
+            await self._destroy(directory.name, generation)
         await asyncio.to_thread(shutil.rmtree, directory, ignore_errors=True)
 
     async def _destroy(
@@ -745,6 +742,13 @@ async def _all(*work: Any) -> list[Any]:
         if isinstance(result, BaseException):
             raise result
     return results
+
+
+def _generations(directory: Path) -> list[int]:
+    """The generations that have a bundle in a kernel's directory, if there is one."""
+    if not directory.exists():
+        return []
+    return [int(p.name) for p in directory.iterdir() if p.name.isdigit()]
 
 
 def _criu_timeout(size: int) -> float:
