@@ -154,7 +154,10 @@ class KernelService:
                 continue
             self._kernels[path.parent.name] = _Kernel(record)
         manifests = await asyncio.to_thread(self.store.list)
-        adopted = await engine.open(set(self._kernels), {m.checkpoint.id for m in manifests})
+        adopted = await engine.open(
+            {k: kernel.is_in("stopped") for k, kernel in self._kernels.items()},
+            {m.checkpoint.id for m in manifests},
+        )
         for kernel_id, kernel in self._kernels.items():
             await self._take_over(kernel_id, kernel, adopted.get(kernel_id))
         self._later(self._reap_orphans())
@@ -378,12 +381,8 @@ class KernelService:
                 if kernel.is_in("saving"):
                     await self._set(kernel, "running")
                 raise
-            kernel.record.parent = model.id
-            if request.stop:
-                kernel.record.checkpoint = model.id
-                kernel.pid = None
             if kernel.is_in("saving"):
-                await self._set(kernel, "stopped" if request.stop else "running")
+                await self._set(kernel, "running")
         return model
 
     async def _save(
@@ -458,7 +457,13 @@ class KernelService:
             if isinstance(error, OSError):
                 raise _from_os_error(error) from error
             raise
+        kernel.record.parent = model.id
         if held:
+            # Written down first: an agent that dies here finds a kernel that is to be ended,
+            # and not one whose state would be lost with it.
+            kernel.record.checkpoint = model.id
+            await self._set(kernel, "stopped")
+            kernel.pid = None
             await self.engine.stop(kernel_id)
         return model
 

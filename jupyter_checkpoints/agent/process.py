@@ -33,15 +33,15 @@ def marked(operation: str) -> list[int]:
     """The processes of the operations whose mark starts with ``operation``."""
     wanted = f"{MARK}={operation}".encode()
     found = []
-    for entry in os.scandir("/proc"):
-        if not entry.name.isdigit():
+    for name in os.listdir("/proc"):
+        if not name.isdigit():
             continue
         try:
-            environ = Path(entry.path, "environ").read_bytes()
+            environ = Path("/proc", name, "environ").read_bytes()
         except OSError:
             continue
         if any(item.startswith(wanted) for item in environ.split(b"\0")):
-            found.append(int(entry.name))
+            found.append(int(name))
     return found
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 import subprocess
@@ -11,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from jupyter_checkpoints import layout
+from jupyter_checkpoints.client import AgentClient
 from jupyter_checkpoints.layout import Layout
 
 IMAGES = layout.DATA_DIR / "images"
@@ -131,10 +133,9 @@ class Agent:
                 text = (entry / "cmdline").read_bytes() + (entry / "environ").read_bytes()
             except OSError:
                 continue
-            run_dir = os.fsencode(self.layout.run_dir)
-            if b"monitor.py" in text and run_dir in text:
-                found.append(entry.name)
-            elif f"JUPYTER_CHECKPOINTS_OPERATION={self.layout.instance}/".encode() in text:
+            mark = os.fsencode(f"JUPYTER_CHECKPOINTS_OPERATION={self.layout.instance}/")
+            monitor = b"monitor.py" in text and os.fsencode(self.layout.run_dir) in text
+            if monitor or mark in text:
                 found.append(entry.name)
         return found
 
@@ -160,3 +161,19 @@ class Agent:
         except AssertionError:
             left = {name: value for name, value in self.leftovers().items() if value}
             raise AssertionError(f"left over: {left}\n{self.log.read_text()[-4000:]}") from None
+
+    def purge(self) -> None:
+        """After a test, also one that failed: end all kernels, then the agent."""
+        if self.process is None:
+            self.start()
+        asyncio.run(self._delete_everything())
+        self.end()
+        if os.path.ismount(self.layout.pool):
+            subprocess.run(["umount", self.layout.pool], check=True)
+
+    async def _delete_everything(self) -> None:
+        async with AgentClient(self.socket) as client:
+            for kernel in await client.kernels():
+                await client.delete_kernel(kernel.id)
+            for checkpoint in await client.checkpoints():
+                await client.delete_checkpoint(checkpoint.id)

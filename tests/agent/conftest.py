@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
+import shutil
+import tempfile
 from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -28,45 +29,34 @@ def default_image() -> None:
     ImageStore(IMAGES).ensure_default(lambda stage, message: None)
 
 
-@pytest.fixture(scope="session")
-def agent(tmp_path_factory: pytest.TempPathFactory, default_image: None) -> Iterator[Agent]:
-    """The agent that tests share, named by the environment for everything they start.
-
-    At its end nothing of any kernel may be left on the host.
-    """
-    agent = Agent(tmp_path_factory.mktemp("agent"), "10.214.0.0/16")
+@contextmanager
+def running_agent(subnet: str, *options: str) -> Iterator[Agent]:
+    """An agent in a directory of its own; at its end nothing of any kernel may be left."""
+    # Not one of pytest's own directories: a later session would delete it with what is mounted.
+    root = Path(tempfile.mkdtemp(prefix="jupyter-checkpoints-test-"))
+    agent = Agent(root, subnet, *options)
     agent.start()
-    before = os.environ.get(SOCKET_ENV)
-    os.environ[SOCKET_ENV] = str(agent.socket)
-    yield agent
-    if before is None:
-        del os.environ[SOCKET_ENV]
-    else:
-        os.environ[SOCKET_ENV] = before
     try:
+        yield agent
         agent.assert_clean()
     finally:
-        agent.end()
-        _unmount(agent)
+        agent.purge()
+        shutil.rmtree(root)
+
+
+@pytest.fixture(scope="session")
+def agent(default_image: None) -> Iterator[Agent]:
+    """The agent that tests share, named by the environment for everything they start."""
+    with running_agent("10.214.0.0/16") as agent, pytest.MonkeyPatch.context() as patch:
+        patch.setenv(SOCKET_ENV, str(agent.socket))
+        yield agent
 
 
 @pytest.fixture
-def private_agent(tmp_path: Path, default_image: None) -> Iterator[Agent]:
+def private_agent(default_image: None) -> Iterator[Agent]:
     """An agent for one test, which may kill it."""
-    agent = Agent(tmp_path, "10.215.0.0/16")
-    agent.start()
-    yield agent
-    try:
-        agent.assert_clean()
-    finally:
-        if agent.process is not None:
-            agent.end()
-        _unmount(agent)
-
-
-def _unmount(agent: Agent) -> None:
-    if os.path.ismount(agent.layout.pool):
-        subprocess.run(["umount", agent.layout.pool], check=True)
+    with running_agent("10.215.0.0/16") as agent:
+        yield agent
 
 
 @pytest.fixture

@@ -138,7 +138,7 @@ class EmbeddedEngine(Engine):
 
     # -- start of the agent, end of the agent --------------------------------------------------
 
-    async def open(self, known: set[str], checkpoints: set[str]) -> dict[str, Adopted]:
+    async def open(self, known: dict[str, bool], checkpoints: set[str]) -> dict[str, Adopted]:
         # Children of a predecessor that was killed: their operations have no owner any more.
         ended = await asyncio.to_thread(process.end_marked, f"{self.layout.instance}/")
         if ended:
@@ -149,7 +149,7 @@ class EmbeddedEngine(Engine):
         adopted: dict[str, Adopted] = {}
         for directory in sorted(self.layout.kernels.iterdir()):
             if directory.name in known:
-                adopted[directory.name] = await self._adopt(directory)
+                adopted[directory.name] = await self._adopt(directory, known[directory.name])
             else:
                 await self._remove_directory(directory)
         keep_names = {
@@ -163,7 +163,7 @@ class EmbeddedEngine(Engine):
         await asyncio.to_thread(self._sweep, checkpoints)
         return adopted
 
-    async def _adopt(self, directory: Path) -> Adopted:
+    async def _adopt(self, directory: Path, stopped: bool) -> Adopted:
         try:
             state = msgspec.json.decode((directory / "engine.json").read_bytes(), type=_State)
         except (OSError, msgspec.DecodeError):
@@ -183,9 +183,14 @@ class EmbeddedEngine(Engine):
             process.start_time(state.pid) == state.pid_start
             and process.start_time(state.monitor) == state.monitor_start
         ):
-            await asyncio.to_thread(self._cgroup(name).thaw)
-            await self.network.unlock(self._link(kernel))
             self._watch(kernel)
+            if stopped:
+                await self.stop(kernel.id)
+                return Adopted(container=None, exit_code=None)
+            # It may have been frozen, locked or cut off for a save.
+            await self.network.unlock(self._link(kernel))
+            await asyncio.to_thread(self._cgroup(name).thaw)
+            await self.network.activate(self._link(kernel))
             return Adopted(
                 container=Container(pid=state.pid, address=self._link(kernel).address),
                 exit_code=None,

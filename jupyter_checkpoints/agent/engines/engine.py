@@ -77,7 +77,7 @@ class Engine(ABC):
         self.on_exit = on_exit
 
     @abstractmethod
-    async def open(self, known: set[str], checkpoints: set[str]) -> dict[str, Adopted]:
+    async def open(self, known: dict[str, bool], checkpoints: set[str]) -> dict[str, Adopted]:
         """Take over what runs, clean up what an earlier agent left half done.
 
         Called once at the agent's start, before anybody is served.
@@ -85,7 +85,8 @@ class Engine(ABC):
         Parameters
         ----------
         known:
-            The kernels that the agent has records of; what belongs to others is removed.
+            The kernels that the agent has records of, and whether each is stopped: a container
+            of a stopped one has been saved and is ended. What belongs to others is removed.
         checkpoints:
             The committed checkpoints; snapshots of others are removed.
         """

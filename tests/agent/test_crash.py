@@ -1,0 +1,188 @@
+"""kill -9 of anything, at random moments of saves and resumes.
+
+The moments are random on purpose; the seed is printed, and what must hold holds at every moment:
+no committed checkpoint is damaged, the kernel is still there, and nothing is left on the host.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import pytest
+
+from jupyter_checkpoints.agent.process import MARK
+from jupyter_checkpoints.client import AgentClient
+from jupyter_checkpoints.errors import CheckpointsError
+from jupyter_checkpoints.layout import SOCKET_ENV
+from jupyter_checkpoints.models import CheckpointModel, KernelModel, SaveRequest, StartRequest
+
+from .agents import Agent
+from .cells import run
+from .kernels import connected, python_kernel
+
+pytestmark = [pytest.mark.anyio, pytest.mark.timeout(900)]
+
+ROUNDS = 50
+#: About as long as the longest operation takes on an idle machine.
+SPAN = 0.45
+
+_CLIENT = """
+import asyncio, sys
+from jupyter_checkpoints.client import AgentClient
+from jupyter_checkpoints.models import SaveRequest, StartRequest
+
+async def main(verb, kernel, checkpoint, clone):
+    async with AgentClient() as client:
+        print("now", flush=True)
+        if verb in ("save", "stop"):
+            await client.save(kernel, SaveRequest(stop=verb == "stop"))
+        elif verb == "resume":
+            await client.resume(kernel, checkpoint)
+        else:
+            request = StartRequest(kernel_id=clone, checkpoint=checkpoint, detached=True)
+            await client.start_kernel(request)
+
+asyncio.run(main(*sys.argv[1:]))
+"""
+
+
+def _criu(agent: Agent) -> list[int]:
+    """The CRIU processes that this agent's operations have started."""
+    mark = f"{MARK}={agent.layout.instance}/".encode()
+    found = []
+    for name in os.listdir("/proc"):
+        try:
+            if not name.isdigit() or Path("/proc", name, "comm").read_text() != "criu\n":
+                continue
+            if mark in Path("/proc", name, "environ").read_bytes():
+                found.append(int(name))
+        except OSError:
+            continue
+    return found
+
+
+def _kill_criu(agent: Agent, delay: float, over: Callable[[], bool]) -> bool:
+    """Wait for a CRIU to appear, then ``delay``, then kill what is there; in a thread."""
+    while not _criu(agent):
+        if over():
+            return False
+    time.sleep(delay)
+    killed = False
+    for pid in _criu(agent):
+        try:
+            os.kill(pid, signal.SIGKILL)
+            killed = True
+        except ProcessLookupError:
+            continue
+    return killed
+
+
+async def _settled(client: AgentClient, kernel_id: str) -> KernelModel:
+    """The kernel when nothing works on it any more."""
+    async for model in client.attach(kernel_id):
+        if model.state in ("running", "stopped", "exited"):
+            return model
+    raise AssertionError("the kernel is gone")
+
+
+async def _check_all(client: AgentClient, keep: str) -> int:
+    """Every checkpoint that is listed is whole; all but ``keep`` are then deleted."""
+    listed = await client.checkpoints()
+    for checkpoint in listed:
+        report = await client.verify(checkpoint.id)
+        assert report.ok, report
+        if checkpoint.id != keep:
+            await client.delete_checkpoint(checkpoint.id)
+    return len(listed)
+
+
+@pytest.mark.parametrize("victim", ["agent", "criu", "client"])
+async def test_kill_9(private_agent: Agent, victim: str) -> None:
+    seed = int(os.environ.get("CRASH_SEED", random.randrange(10**6)))
+    print(f"CRASH_SEED={seed}")  # noqa: T201 - to repeat a failure
+    choose = random.Random(f"{victim} {seed}")
+    agent = private_agent
+    kernel_id = str(uuid.uuid4())
+    async with AgentClient(agent.socket) as client:
+        kernel = await client.start_kernel(python_kernel(kernel_id, detached=True))
+        async with connected(kernel) as channels:
+            await run(channels, "import os, hashlib; count = 0; data = os.urandom(20 << 20)")
+            digest = await run(channels, "print(hashlib.sha256(data).hexdigest())")
+        base = await client.save(kernel_id, SaveRequest(name="base"))
+    hits = 0
+    for _ in range(ROUNDS):
+        verb = choose.choice(["save", "stop", "resume", "clone"])
+        delay = choose.random() * SPAN
+        hits += await _hit(agent, victim, verb, kernel_id, base, delay)
+        if agent.process is None:
+            agent.start()
+        async with AgentClient(agent.socket) as client:
+            kernel = await _settled(client, kernel_id)
+            # Whatever was hit, the kernel's state is not lost: it runs, or is saved and stopped.
+            assert kernel.state in ("running", "stopped"), (verb, delay, kernel)
+            if kernel.state == "stopped":
+                kernel = await client.resume(kernel_id, kernel.checkpoint)
+            async with connected(kernel) as channels:
+                await run(channels, "count += 1")
+                assert await run(channels, "print(hashlib.sha256(data).hexdigest())") == digest
+            for other in await client.kernels():
+                if other.id != kernel_id:
+                    await client.delete_kernel(other.id)
+            assert await _check_all(client, base.id) in (1, 2)
+    # A run in which nothing was ever hit would prove nothing.
+    assert hits >= ROUNDS // 3, hits
+    async with AgentClient(agent.socket) as client:
+        await client.delete_kernel(kernel_id)
+        await client.delete_checkpoint(base.id)
+    agent.assert_clean()
+
+
+async def _hit(
+    agent: Agent, victim: str, verb: str, kernel_id: str, base: CheckpointModel, delay: float
+) -> bool:
+    """Begin one operation and kill the victim in the midst of it; whether it was in time."""
+    clone = str(uuid.uuid4())
+    if victim == "client":
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-c", _CLIENT, verb, kernel_id, base.id, clone),
+            env={**os.environ, SOCKET_ENV: str(agent.socket)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+        )
+        assert process.stdout is not None
+        # Most of its life it only imports: the moments count from its request on.
+        await process.stdout.readline()
+        await asyncio.sleep(delay)
+        if process.returncode is None:
+            process.kill()
+        return await process.wait() == -signal.SIGKILL
+    async with AgentClient(agent.socket) as client:
+        operations: dict[str, Callable[[], Awaitable[object]]] = {
+            "save": lambda: client.save(kernel_id, SaveRequest()),
+            "stop": lambda: client.save(kernel_id, SaveRequest(stop=True)),
+            "resume": lambda: client.resume(kernel_id, base.id),
+            "clone": lambda: client.start_kernel(
+                StartRequest(kernel_id=clone, checkpoint=base.id, detached=True)
+            ),
+        }
+        operation = asyncio.ensure_future(operations[verb]())
+        if victim == "agent":
+            await asyncio.sleep(delay)
+            in_time = not operation.done()
+            agent.end(signal.SIGKILL)
+        else:
+            in_time = await asyncio.to_thread(_kill_criu, agent, delay / 3, operation.done)
+        try:
+            await operation
+        except CheckpointsError as error:
+            assert error.message, error
+        return in_time
