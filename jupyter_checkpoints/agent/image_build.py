@@ -198,6 +198,7 @@ def _forget_host(rootfs: Path) -> None:
 def _clean(rootfs: Path) -> None:
     """Remove what was needed for building only, and what must be every machine's own."""
     for pattern in (
+        "dev/*",  # every container has a /dev of its own
         "etc/ssh/ssh_host_*",
         "root/.cache/pip",
         "tmp/*",

@@ -34,6 +34,7 @@ from msgspec.structs import replace
 from .. import layout
 from ..errors import Conflict, HostNotReady, InvalidRequest, NotFound
 from ..models import IMAGE_PATTERN, ImageModel
+from .image_archive import unpack_archive
 from .image_build import Built, Progress, build_rootfs, require_root
 from .image_spec import ImageSpec, shipped_spec
 from .tools import SETUP_HINT
@@ -113,6 +114,19 @@ class ImageStore:
         require_root()
         with self._building(progress):
             return self._build(spec, key, progress)
+
+    def import_archive(self, path: Path, name: str, progress: Progress) -> ImageModel:
+        """Make an image of an OCI or ``docker save`` archive and give it ``name``.
+
+        See :func:`~.image_archive.unpack_archive` for what it raises.
+        """
+        key = _checked(name)
+        require_root()
+        with self._staging() as staging:
+            rootfs = staging / "rootfs"
+            rootfs.mkdir()
+            built = unpack_archive(path, rootfs, staging, progress)
+            return self._commit(staging, built, key, f"import of {path.name}", progress)
 
     def ensure_default(self, progress: Progress) -> tuple[ImageModel, bool]:
         """The default image, built first if it is not there; and whether it was built.
@@ -197,7 +211,7 @@ class ImageStore:
 
     def _records(self) -> Iterator[ImageModel]:
         try:
-            entries = sorted(entry.name for entry in os.scandir(self.root))
+            entries = sorted(os.listdir(self.root))
         except FileNotFoundError:
             return
         for name in entries:
@@ -309,7 +323,7 @@ def tree_digest(rootfs: Path, env: dict[str, str], cwd: str) -> tuple[str, int]:
         elif stat.S_ISLNK(facts.st_mode):
             target = os.readlink(path)
         elif stat.S_ISDIR(facts.st_mode):
-            names = sorted((entry.name for entry in os.scandir(path)), key=os.fsencode)
+            names = sorted(os.listdir(path), key=os.fsencode)
             pending += [f"{relative}/{name}" for name in reversed(names)]
         attributes = {
             name: os.getxattr(path, name, follow_symlinks=False)

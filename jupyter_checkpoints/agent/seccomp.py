@@ -76,8 +76,8 @@ BLOCKED: frozenset[str] = frozenset(
 )
 
 _EPERM, _ENOSYS = 1, 38
-#: CLONE_NEWNS | NEWCGROUP | NEWUTS | NEWIPC | NEWUSER | NEWPID | NEWNET
-_NEW_NAMESPACES = 0x7E020000
+#: CLONE_NEWNS, NEWCGROUP, NEWUTS, NEWIPC, NEWUSER, NEWPID, NEWNET
+_NEW_NAMESPACES = (1 << 17, 1 << 25, 1 << 26, 1 << 27, 1 << 28, 1 << 29, 1 << 30)
 
 _ARCHITECTURES = {  # uname's name: (Go's name, as in the profile's conditions; libseccomp's names)
     "x86_64": ("amd64", ["SCMP_ARCH_X86_64", "SCMP_ARCH_X86", "SCMP_ARCH_X32"]),
@@ -155,10 +155,17 @@ def compile_profile(
         {
             "names": ["clone"],
             "action": "SCMP_ACT_ALLOW",
-            "args": [
-                {"index": 0, "value": _NEW_NAMESPACES, "valueTwo": 0, "op": "SCMP_CMP_MASKED_EQ"}
-            ],
+            "args": [_masked(sum(_NEW_NAMESPACES), 0)],
         },
+        *(
+            {
+                "names": ["clone"],
+                "action": "SCMP_ACT_ERRNO",
+                "errnoRet": _EPERM,
+                "args": [_masked(flag, flag)],
+            }
+            for flag in _NEW_NAMESPACES
+        ),
         # Its flags are behind a pointer, which a filter cannot read. At ENOSYS, glibc uses clone.
         {"names": ["clone3"], "action": "SCMP_ACT_ERRNO", "errnoRet": _ENOSYS},
     ]
@@ -170,6 +177,11 @@ def compile_profile(
     if "defaultErrnoRet" in document:
         profile["defaultErrnoRet"] = document["defaultErrnoRet"]
     return profile
+
+
+def _masked(mask: int, value: int) -> dict[str, Any]:
+    """The condition that of clone's flags, those of ``mask`` are ``value``."""
+    return {"index": 0, "value": mask, "valueTwo": value, "op": "SCMP_CMP_MASKED_EQ"}
 
 
 def _oci_rule(names: list[str], rule: Mapping[str, Any]) -> dict[str, Any]:
