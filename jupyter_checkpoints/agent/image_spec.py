@@ -13,13 +13,13 @@ from msgspec import Meta, Struct, field
 from ..errors import InvalidRequest, NotFound
 from ..models import Mode, Name, Text
 
-Suite = Annotated[str, Meta(pattern=r"^[a-z][a-z0-9.-]{0,63}$")]
+Suite = Annotated[str, Meta(pattern=r"^[a-z][a-z0-9.-]{0,63}\Z")]
 #: A package's name, with an architecture, version or suite as apt takes them. Never an option.
-Package = Annotated[str, Meta(pattern=r"^[a-z0-9][A-Za-z0-9+.:=~/-]{0,255}$")]
+Package = Annotated[str, Meta(pattern=r"^[a-z0-9][A-Za-z0-9+.:=~/-]{0,255}\Z")]
 #: A requirement as pip takes it. Never an option.
-Requirement = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][^\n\r]{0,1023}$")]
-Mirror = Annotated[str, Meta(pattern=r"^(deb |https?://)[^\n\r]{1,1023}$")]
-VariableName = Annotated[str, Meta(pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,255}$")]
+Requirement = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][^\n\r]{0,1023}\Z")]
+Mirror = Annotated[str, Meta(pattern=r"^(deb |https?://)[^\n\r]{1,1023}\Z")]
+VariableName = Annotated[str, Meta(pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,255}\Z")]
 
 
 class KernelEntry(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -28,7 +28,7 @@ class KernelEntry(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     ``argv`` may name ``{connection_file}``.
     """
 
-    name: Annotated[str, Meta(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")]
+    name: Annotated[str, Meta(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}\Z")]
     display_name: Name
     language: Name
     argv: Annotated[list[Text], Meta(min_length=1, max_length=256)]
