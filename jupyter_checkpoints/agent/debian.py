@@ -27,6 +27,8 @@ _ALLOW_EXPIRED = (
     'Acquire::Check-Valid-Until "false"',
     'Acquire::Check-Date "false"',
 )
+#: The lines of mmdebstrap that tell a person something.
+_TOLD = ("I: running apt", "I: downloading", "I: extracting", "I: installing")
 #: What apt says of a Release file past its Valid-Until.
 _EXPIRED = ("is expired", "is not valid anymore", "Release file expired")
 
@@ -126,8 +128,8 @@ def _run(command: Sequence[str], tell: Tell, timeout: float) -> None:
         for line in child.stderr:
             line = line.strip()
             last.append(line)
-            if line.startswith("I: "):
-                tell(line.removeprefix("I: "))
+            if line.startswith(_TOLD):
+                tell(line.removeprefix("I: ").rstrip("."))
     if child.returncode == 0:
         return
     output = "\n".join(last)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
@@ -116,7 +115,7 @@ jupyter checkpoints kernelspec add scipy --image scipy \\
     async def work(self, agent: AgentClient) -> None:
         if not self.image_name:
             raise InvalidRequest(f"Usage: {self.usage_line()}")
-        archive = Path(os.path.abspath(self.extra_args[0]))  # the agent works elsewhere
+        archive = _absolute(self.extra_args[0])
         with self.progress(f"image {self.image_name}") as on_event:
             image = await agent.import_image(self.image_name, archive, on_event)
         self.print_result(image, lambda: _show(image))
@@ -161,6 +160,11 @@ class RemoveApp(AgentCommand):
             await agent.remove_image(image)
         removed = list(self.extra_args)
         self.print_result({"removed": removed}, lambda: print("\n".join(removed)))
+
+
+def _absolute(path: str) -> Path:
+    """The agent works in another directory."""
+    return Path(path).absolute()
 
 
 def _install_kernelspecs(spec: ImageSpec, image: ImageModel) -> None:

@@ -1,0 +1,33 @@
+# The Python environment is .venv; its commands set up the host (as root).
+#   make lab [ARGS=--check]   set up, prove that kernels can be saved here, start JupyterLab
+#   make test [ARGS=...]      set up, lint, run all tests (ARGS go to pytest)
+#   make lint                 ruff and mypy
+#   make bench [ARGS=...]     measure saving and resuming (ARGS: --json --sizes 1,4)
+
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: lab test lint bench
+.DELETE_ON_ERROR:
+
+lab: .venv/.ready
+	@sh scripts/lab.sh $(ARGS)
+
+test: .venv/.ready
+	@$(BIN)/jupyter-checkpoints setup
+	@$(MAKE) --no-print-directory lint
+	$(BIN)/python -m pytest $(ARGS)
+
+lint: .venv/.ready
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: .venv/.ready
+	@$(BIN)/jupyter-checkpoints setup
+	$(BIN)/python -m benchmarks $(ARGS)
+
+# Made again when the dependencies change.
+.venv/.ready: pyproject.toml scripts/venv.sh
+	@PYTHON="$(PYTHON)" sh scripts/venv.sh
+	@touch $@
