@@ -14,8 +14,8 @@ if ! "$PYTHON" -c 'import ensurepip, venv' 2>/dev/null; then
         echo "Python's venv module is missing; on Debian and Ubuntu: apt-get install python3-venv" >&2
         exit 1
     fi
-    apt-get -q update
-    DEBIAN_FRONTEND=noninteractive apt-get -q install --yes --no-install-recommends python3-venv
+    apt-get -qq update
+    DEBIAN_FRONTEND=noninteractive apt-get -qq install --yes --no-install-recommends python3-venv
 fi
 
 echo "preparing .venv"
