@@ -1,0 +1,1 @@
+"""What saving and resuming costs on this machine: ``python -m benchmarks``, or ``make bench``."""

@@ -1,0 +1,125 @@
+"""The measurements of our own: save and resume at several sizes, and starting a kernel."""
+
+from __future__ import annotations
+
+import asyncio
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from jupyter_checkpoints.client import connect
+from jupyter_checkpoints.models import CheckpointModel
+
+from . import floor
+from .kernels import kernel
+from .results import SizeResult, StartResult
+
+GIB = 2**30
+CONTAINER = "checkpoints-python3"
+PLAIN = "python3"
+
+#: Random numbers cannot be compressed or guessed, and two sums of them tell whether all are there.
+FILL = """
+import numpy as np
+data = np.random.default_rng().integers(0, 2**64 - 1, size={count}, dtype=np.uint64)
+"""
+CHECK = "(int(np.bitwise_xor.reduce(data)), int(data.sum()))"
+#: A thread that looks at the clock a thousand times a second, and keeps the longest time between.
+TICKER = """
+import threading, time
+worst = [0.0]
+def tick():
+    last = time.monotonic()
+    while True:
+        time.sleep(0.001)
+        now = time.monotonic()
+        worst[0] = max(worst[0], now - last)
+        last = now
+threading.Thread(target=tick, daemon=True).start()
+"""
+
+Note = Callable[[str], None]
+
+
+async def size(
+    gib: float, directory: Path, repeats: int, store: Path | None, note: Note
+) -> SizeResult:
+    """Save and resume a kernel with ``gib`` GiB of random numbers, ``repeats`` times.
+
+    Parameters
+    ----------
+    directory:
+        On the file system of the store; for the floor's file, and the kernels' working directory.
+    store:
+        Where the checkpoints' files are, if these are to be read from the disk at the resume.
+    """
+    floor_file = directory / "floor"
+    pauses, seen, saves, resumes, writes, reads = ([] for _ in range(6))
+    async with kernel(CONTAINER, directory) as original, connect() as agent:
+        await original.run(FILL.format(count=int(gib * GIB) // 8) + TICKER + "None")
+        expected = await original.run(CHECK)
+        for turn in range(repeats):
+            note(f"{gib:g} GiB, {turn + 1} of {repeats}")
+            await original.run("worst[0] = 0.0\nNone")
+            began = time.perf_counter()
+            checkpoint = await agent.save(original.id)
+            saves.append(time.perf_counter() - began)
+            pauses.append(checkpoint.pause_seconds)
+            seen.append(await original.run("worst[0]"))
+            writes.append(
+                await asyncio.to_thread(floor.write_seconds, floor_file, checkpoint.memory_size)
+            )
+            if store is not None:
+                await asyncio.to_thread(floor.forget, floor_file)
+                await asyncio.to_thread(floor.forget, store / checkpoint.id)
+            reads.append(await asyncio.to_thread(floor.read_seconds, floor_file))
+            floor_file.unlink()
+            resumes.append(await _resume(checkpoint, directory, expected))
+            await agent.delete_checkpoint(checkpoint.id)
+    held = checkpoint.memory_size + checkpoint.files_size
+    write, read = statistics.median(writes), statistics.median(reads)
+    save, resume = statistics.median(saves), statistics.median(resumes)
+    pause = statistics.median(pauses)
+    return SizeResult(
+        gib=gib,
+        pause_over_floor=pause / write,
+        save_over_floor=save / write,
+        resume_over_floor=resume / read,
+        held_over_data=held / (gib * GIB) if gib else None,
+        pause_s=pause,
+        pause_seen_s=statistics.median(seen),
+        save_s=save,
+        resume_first_cell_s=resume,
+        bytes_held=held,
+        floor_write_s=write,
+        floor_read_s=read,
+        repeats=repeats,
+    )
+
+
+async def _resume(checkpoint: CheckpointModel, directory: Path, expected: object) -> float:
+    began = time.perf_counter()
+    async with kernel(CONTAINER, directory, restore_from=checkpoint.id) as clone:
+        await clone.run("data.size")
+        elapsed = time.perf_counter() - began
+        if await clone.run(CHECK) != expected:
+            raise RuntimeError("the resumed kernel does not hold what was saved")
+    return elapsed
+
+
+async def start(directory: Path, repeats: int, note: Note) -> StartResult:
+    """Start kernels in containers and plain ones, turn by turn."""
+    times: dict[str, list[float]] = {CONTAINER: [], PLAIN: []}
+    for turn in range(-1, repeats):  # the first turn only fills the page cache
+        note(f"kernel start, {max(turn, 0) + 1} of {repeats}")
+        for name, elapsed in times.items():
+            began = time.perf_counter()
+            async with kernel(name, directory) as one:
+                await one.answer()
+                if turn >= 0:
+                    elapsed.append(time.perf_counter() - began)
+    container, plain = (statistics.median(times[name]) for name in (CONTAINER, PLAIN))
+    return StartResult(
+        container_s=container, plain_s=plain, extra_s=container - plain, repeats=repeats
+    )
