@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from queue import Empty
 from typing import Any
 
 from jupyter_client.asynchronous.client import AsyncKernelClient
