@@ -14,7 +14,7 @@ from pathlib import Path
 
 from msgspec import Struct
 
-from ..errors import HostNotReady, InvalidRequest, OperationTimeout
+from ..errors import HostNotReady, InsufficientResources, InvalidRequest, OperationTimeout
 from . import debian
 from .image_spec import ImageSpec
 from .tools import child_environment
@@ -42,6 +42,11 @@ _BOOTSTRAP_OPTIONS = (
 )
 _BUILD_SECONDS = 3600
 _SYSTEM_CA = "/etc/ssl/certs/ca-certificates.crt"
+
+_LIST_PACKAGES = """
+import importlib.metadata, json
+print(json.dumps({d.name: d.version for d in importlib.metadata.distributions()}))
+"""
 
 # Everything is mounted in a namespace of the command's own: whatever becomes of it, the tree on
 # disk has no mount in it and nothing of the host's.
@@ -115,10 +120,7 @@ def build_rootfs(spec: ImageSpec, rootfs: Path, progress: Progress) -> Built:
         python = f"{VENV}/bin/python"
         inside.run("python", "python3", "-m", "venv", VENV)
         inside.run("python", python, "-m", "pip", "install", "--no-input", *spec.python)
-        listed = inside.run(
-            "python", python, "-m", "pip", "list", "--format=json", "--disable-pip-version-check"
-        )
-        packages = {row["name"]: row["version"] for row in json.loads(listed)}
+        packages = json.loads(inside.run("python", python, "-I", "-c", _LIST_PACKAGES))
     for command in spec.run:
         progress("run", command)
         inside.run("run", "sh", "-euc", command)
@@ -154,7 +156,7 @@ class _Inside:
             cwd="/",
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT if stage != "list" else None,
+            stderr=subprocess.STDOUT,
             text=True,
             errors="replace",
             umask=0o022,
@@ -163,13 +165,19 @@ class _Inside:
             for line in child.stdout:
                 output.append(line)
                 last.append(line.rstrip())
-                if line.startswith(("Collecting", "Downloading", "Installing")):
-                    self._progress(stage, line.strip())
+                if told := _worth_telling(line):
+                    self._progress(stage, told)
         if child.returncode in (124, 137):
             raise OperationTimeout(
                 "Building the image took too long",
                 reason=f"{command[0]} was ended after {_BUILD_SECONDS} s",
                 hint="Check the connection to the package index.",
+            )
+        if child.returncode != 0 and "No space left on device" in "\n".join(last):
+            raise InsufficientResources(
+                "The disk is full",
+                reason=f"while building the image, at: {' '.join(command)[:200]}",
+                hint="Free some space, then build it again.",
             )
         if child.returncode != 0:
             raise InvalidRequest(
@@ -178,6 +186,15 @@ class _Inside:
                 hint="Correct the specification, or check the connection to the package index.",
             )
         return "".join(output)
+
+
+def _worth_telling(line: str) -> str:
+    """Of pip's many lines, those on what was asked for; packages that come along are counted."""
+    if line.startswith("Collecting ") and " (from " not in line:
+        return line.strip()
+    if line.startswith("Installing collected packages: "):
+        return f"Installing {line.count(',') + 1} packages"
+    return ""
 
 
 def _forget_host(rootfs: Path) -> None:
