@@ -6,11 +6,14 @@ crash, and for numbers.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
+import time
 from pathlib import Path
 
 ROOT = Path("/sys/fs/cgroup")
+_REAPED_SECONDS = 5.0
 
 
 def _hierarchies() -> list[Path]:
@@ -60,6 +63,7 @@ class Cgroup:
 
     def kill(self) -> None:
         """End every process in it, frozen ones too."""
+        deadline = time.monotonic() + _REAPED_SECONDS
         while pids := self.processes():
             for pid in pids:
                 try:
@@ -67,10 +71,12 @@ class Cgroup:
                 except ProcessLookupError:
                     continue
             self.thaw()
-            # A killed process leaves the group when it is reaped, which its own parent does:
-            # waiting for that here would wait for ever if the parent is in the group's namespace.
+            # A killed process leaves the group when it has been reaped: that is its parent's part.
             if all(_is_zombie(pid) for pid in self.processes()):
                 break
+            if time.monotonic() > deadline:
+                break
+            time.sleep(0.001)
 
     def memory(self) -> int:
         """Bytes of anonymous and shared memory: what a save has to write. 0 if not known."""
@@ -86,12 +92,15 @@ class Cgroup:
         return 0
 
     def remove(self) -> None:
-        """Remove the empty group; nothing happens if it is gone or still used."""
-        for directory in self.directories():
-            try:
-                directory.rmdir()
-            except OSError:
-                continue
+        """Remove the group once its killed processes have been reaped, which takes a moment."""
+        deadline = time.monotonic() + _REAPED_SECONDS
+        while directories := self.directories():
+            for directory in directories:
+                with contextlib.suppress(OSError):
+                    directory.rmdir()
+            if time.monotonic() > deadline:
+                return
+            time.sleep(0.002)
 
 
 def _is_zombie(pid: int) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import tempfile
 from collections.abc import AsyncIterator, Iterator
@@ -29,6 +30,11 @@ def default_image() -> None:
     ImageStore(IMAGES).ensure_default(lambda stage, message: None)
 
 
+def _subnet(number: int) -> str:
+    """Addresses of their own for each agent of each test session on this host."""
+    return f"10.{128 + (2 * os.getpid() + number) % 100}.0.0/16"
+
+
 @contextmanager
 def running_agent(subnet: str, *options: str) -> Iterator[Agent]:
     """An agent in a directory of its own; at its end nothing of any kernel may be left."""
@@ -40,6 +46,8 @@ def running_agent(subnet: str, *options: str) -> Iterator[Agent]:
         yield agent
         agent.assert_clean()
     finally:
+        if os.environ.get("KEEP"):
+            shutil.copy(agent.log, "/tmp/kept.log")
         agent.purge()
         shutil.rmtree(root)
 
@@ -47,7 +55,7 @@ def running_agent(subnet: str, *options: str) -> Iterator[Agent]:
 @pytest.fixture(scope="session")
 def agent(default_image: None) -> Iterator[Agent]:
     """The agent that tests share, named by the environment for everything they start."""
-    with running_agent("10.214.0.0/16") as agent, pytest.MonkeyPatch.context() as patch:
+    with running_agent(_subnet(0)) as agent, pytest.MonkeyPatch.context() as patch:
         patch.setenv(SOCKET_ENV, str(agent.socket))
         yield agent
 
@@ -55,7 +63,7 @@ def agent(default_image: None) -> Iterator[Agent]:
 @pytest.fixture
 def private_agent(default_image: None) -> Iterator[Agent]:
     """An agent for one test, which may kill it."""
-    with running_agent("10.215.0.0/16") as agent:
+    with running_agent(_subnet(1)) as agent:
         yield agent
 
 

@@ -180,7 +180,7 @@ async def _hit(
             in_time = not operation.done()
             agent.end(signal.SIGKILL)
         else:
-            in_time = await asyncio.to_thread(_kill_criu, agent, delay / 3, operation.done)
+            in_time = await asyncio.to_thread(_kill_criu, agent, delay / 4, operation.done)
         try:
             await operation
         except CheckpointsError as error:

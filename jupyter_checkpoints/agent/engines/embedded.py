@@ -170,12 +170,17 @@ class EmbeddedEngine(Engine):
             # The predecessor died before the kernel's first container ran.
             state = _State(index=-1, generation=-1)
         kernel = _Kernel(directory.name, state)
-        for generation in await asyncio.to_thread(_generations, directory):
-            if generation != state.generation:
-                await self._destroy(directory.name, generation)
+        if state.index >= 0:
+            self._kernels[kernel.id] = kernel
+        others = [
+            g
+            for g in await asyncio.to_thread(_generations, directory)
+            if g != state.generation
+        ]
+        for generation in others:
+            await self._destroy(directory.name, generation)
         if state.index < 0:
             return Adopted(container=None, exit_code=1)
-        self._kernels[kernel.id] = kernel
         name = self._name(kernel.id, state.generation)
         if state.boot_id != _boot_id():
             state.network = False
@@ -191,6 +196,8 @@ class EmbeddedEngine(Engine):
             await self.network.unlock(self._link(kernel))
             await asyncio.to_thread(self._cgroup(name).thaw)
             await self.network.activate(self._link(kernel))
+            if others:
+                await self.network.cut(self._link(kernel))
             return Adopted(
                 container=Container(pid=state.pid, address=self._link(kernel).address),
                 exit_code=None,
@@ -292,9 +299,6 @@ class EmbeddedEngine(Engine):
         if source is not None and restores:
             timeout = _criu_timeout(await asyncio.to_thread(_tree_bytes, source.images))
         child, pid = await self._run_monitor(kernel, bundle, name, command, timeout)
-        expected = 0
-        if not activate:
-            expected = await self._switch(kernel, spec, link, source)
         state = _State(
             index=kernel.state.index,
             generation=generation,
@@ -306,9 +310,12 @@ class EmbeddedEngine(Engine):
             boot_id=_boot_id(),
             iopub_port=spec.iopub_port,
         )
+        # Written down before the old container is ended: whoever dies in between, one of the two
+        # is found again.
+        await asyncio.to_thread(self._write_state, kernel.id, state)
+        expected = 0 if activate else await self._switch(kernel, spec, link, source)
         previous = kernel.state.generation
         kernel.state, kernel.child = state, child
-        await asyncio.to_thread(self._write_state, kernel)
         if previous >= 0:
             self._later(self._destroy(kernel.id, previous))
         self._watch(kernel)
@@ -438,10 +445,14 @@ class EmbeddedEngine(Engine):
             )
             if kernel.state.generation != generation:
                 await self._destroy(kernel.id, generation)
-                if was_running:
-                    await asyncio.to_thread(self._cgroup(old).thaw)
-                elif kernel.state.generation < 0:
+                if kernel.state.generation < 0:
                     await self.remove(kernel.id)
+                else:
+                    await asyncio.to_thread(self._write_state, kernel.id, kernel.state)
+                if kernel.running:
+                    await asyncio.to_thread(self._cgroup(old).thaw)
+                elif was_running:
+                    self.on_exit(kernel.id, 128 + signal.SIGKILL)
             if isinstance(error, (CheckpointsError, asyncio.CancelledError)):
                 raise
             if source.mode == "process":
@@ -518,7 +529,7 @@ class EmbeddedEngine(Engine):
         )
         await self._end(kernel)
         await self._destroy(kernel_id, kernel.state.generation)
-        await asyncio.to_thread(self._write_state, kernel)
+        await asyncio.to_thread(self._write_state, kernel.id, kernel.state)
 
     async def release(self, kernel_id: str) -> None:
         kernel = self._running(kernel_id)
@@ -698,20 +709,13 @@ class EmbeddedEngine(Engine):
             kernel.state.network = False
 
     def _destroy_container(self, name: str, bundle: Path) -> None:
+        # Not `runc delete`: of a container that was killed in mid-restore it waits for ever.
         process.end_marked(self._operation(name))
         group = self._cgroup(name)
         group.kill()
         state = self.layout.runc_root / name
-        if state.exists():
-            subprocess.run(
-                [self.tools.runc, "--root", self.layout.runc_root, "delete", "--force", name],
-                env=self.tools.env,
-                capture_output=True,
-                timeout=_START_SECONDS,
-                check=False,
-            )
-            unmount_below(state)
-            shutil.rmtree(state, ignore_errors=True)
+        unmount_below(state)
+        shutil.rmtree(state, ignore_errors=True)
         unmount_below(bundle)
         self.pool.delete_layer(name)
         group.remove()
@@ -733,10 +737,10 @@ class EmbeddedEngine(Engine):
             operation=self._operation(name),
         )
 
-    def _write_state(self, kernel: _Kernel) -> None:
-        path = self.layout.kernel(kernel.id) / "engine.json"
+    def _write_state(self, kernel_id: str, state: _State) -> None:
+        path = self.layout.kernel(kernel_id) / "engine.json"
         temporary = path.with_suffix(".tmp")
-        temporary.write_bytes(msgspec.json.encode(kernel.state))
+        temporary.write_bytes(msgspec.json.encode(state))
         os.replace(temporary, path)
 
 
