@@ -134,7 +134,7 @@ class _Inside:
     def __init__(self, rootfs: Path, env: Mapping[str, str], progress: Progress) -> None:
         self._rootfs = rootfs
         self._progress = progress
-        settings, self._ca = _pip_settings()
+        settings, self._ca = pip_settings()
         self._env = {**env, **settings}
         if self._ca:
             for name in ("PIP_CERT", "SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"):
@@ -235,7 +235,7 @@ def _clean(rootfs: Path) -> None:
     (rootfs / "etc" / "machine-id").write_text("")
 
 
-def _pip_settings() -> tuple[dict[str, str], str]:
+def pip_settings() -> tuple[dict[str, str], str]:
     """How this host reaches a package index, for pip inside: variables, and a CA bundle's path.
 
     Directories and files of the host's own (``find-links``, ``file:`` indexes) are left out: they
