@@ -21,7 +21,7 @@ import sys
 import tarfile
 import zlib
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryFile
 from typing import IO, Any, Literal, Protocol, TypeVar, cast
@@ -51,6 +51,7 @@ _DISK_RESERVE = 1 * 2**30
 
 _ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}
 _DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+_T = TypeVar("_T")
 _HINT = "Make it again with `docker save IMAGE -o FILE` or `skopeo copy … oci-archive:FILE`."
 
 
@@ -201,9 +202,6 @@ class _Members:
         return None
 
 
-_T = TypeVar("_T")
-
-
 def _contents(members: _Members) -> tuple[_Config, list[_Layer]]:
     if "oci-layout" in members:
         config, layers = _read_layout(members)
@@ -276,7 +274,10 @@ def _read_saved(members: _Members) -> tuple[_Config, list[_Layer]]:
 
 
 def _unpack(blob: IO[bytes], layer: _Layer, rootfs: Path, budget: _Budget) -> tuple[int, int]:
-    """Unpack one layer and return its bytes and entries; both digests are compared at the end."""
+    """Unpack one layer and return its bytes and entries.
+
+    Digests are compared at the end, when all of it was read once; until then the tree is nothing.
+    """
     outer, inner = hashlib.sha256(), hashlib.sha256()
     command = [
         *(sys.executable, "-I", "-S", unpack_layer.__file__),
@@ -291,13 +292,11 @@ def _unpack(blob: IO[bytes], layer: _Layer, rootfs: Path, budget: _Budget) -> tu
         stderr=subprocess.DEVNULL,
     ) as child:
         assert child.stdin is not None and child.stdout is not None
+        # A tar is longer than its files by headers and padding. Beyond what entries can have of
+        # these it only wants to be decompressed for ever.
+        remaining = budget.bytes + 4096 * budget.entries
         try:
-            # A tar is longer than its files by headers and padding: 2 KiB per entry at the most,
-            # and attributes. Beyond that it only wants to be decompressed for ever.
-            remaining = budget.bytes + 4096 * budget.entries
-            compression = _compression(blob)
-            packed = _Hashing(blob, outer.update)
-            for chunk in _chunks(packed, compression):
+            for chunk in _chunks(_Hashing(blob, outer.update), _compression(blob)):
                 remaining -= len(chunk)
                 if remaining < 0:
                     raise _refused("a layer is larger than an image may be")
@@ -309,19 +308,19 @@ def _unpack(blob: IO[bytes], layer: _Layer, rootfs: Path, budget: _Budget) -> tu
         except BaseException:
             child.kill()
             raise
+        finally:
+            with suppress(BrokenPipeError):
+                child.stdin.close()
         said = child.stdout.read(_CHUNK)
     try:
         answer: dict[str, Any] = json.loads(said)
     except ValueError:
         answer = {"error": f"unpacking it ended with status {child.returncode}"}
-    if "error" in answer:
-        if "No space left" in answer["error"] or (
-            budget.disk_bound
-            and answer["error"].startswith("more than")
-            and "bytes" in answer["error"]
-        ):
+    if error := answer.get("error"):
+        too_large = error.startswith("more than") and error.endswith("bytes")
+        if "No space left" in error or (too_large and budget.disk_bound):
             raise _disk_full()
-        raise _refused(answer["error"])
+        raise _refused(error)
     if layer.digest and outer.hexdigest() != layer.digest:
         raise _refused(f"{layer.member} is not what its digest says")
     if inner.hexdigest() != layer.diff_id:

@@ -142,6 +142,13 @@ def test_hostile_entries_are_refused(
     assert reason in refused(store, docker_save(tmp_path / "a.tar", hostile))
 
 
+def test_the_rest_of_a_refused_layer_is_not_waited_for(store: ImageStore, tmp_path: Path) -> None:
+    hostile = layer(file("/etc/shadow", b"x"), file("large", os.urandom(3_000_000)))
+    assert "absolute" in refused(store, docker_save(tmp_path / "a.tar", hostile))
+    packed = write(tmp_path / "b.tar", oci_members(hostile, compression="zstd"))
+    assert "absolute" in refused(store, packed)
+
+
 def test_links_do_not_lead_out_of_the_tree(store: ImageStore, tmp_path: Path) -> None:
     outside = tmp_path / "outside"
     outside.mkdir()
