@@ -14,6 +14,7 @@ All methods raise :class:`~jupyter_checkpoints.errors.CheckpointsError`: what th
 
 from __future__ import annotations
 
+import socket as socketlib
 from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
 from contextlib import aclosing, contextmanager
 from pathlib import Path
@@ -73,6 +74,7 @@ class AgentClient:
     def __init__(self, socket: Path | None = None, *, autostart: bool = True) -> None:
         self.socket = socket or default_socket()
         self._autostart = autostart
+        self._streaming: set[socketlib.socket] = set()
         self._http = httpx.AsyncClient(
             # verify=False: no TLS on a Unix socket, and loading certificates takes 14 ms.
             transport=httpx.AsyncHTTPTransport(
@@ -97,6 +99,15 @@ class AgentClient:
     async def aclose(self) -> None:
         """Close all connections."""
         await self._http.aclose()
+
+    def hang_up(self) -> None:
+        """End all streams that are being read, as if the agent had closed them.
+
+        For whoever follows something and wants no more of it. To cancel a task that waits for
+        data would do, but anyio then complains if data comes at that very moment.
+        """
+        for connection in self._streaming:
+            connection.shutdown(socketlib.SHUT_RDWR)
 
     # -- host -------------------------------------------------------------------------------
 
@@ -304,12 +315,15 @@ class AgentClient:
             timeout=timeout,
         )
         response = await self._send(request, stream=True)
+        connection = response.extensions["network_stream"].get_extra_info("socket")
+        self._streaming.add(connection)
         try:
             with self._translated():
                 async for line in response.aiter_lines():
                     if line.strip():
                         yield line
         finally:
+            self._streaming.discard(connection)
             await response.aclose()
 
     async def _send(self, request: httpx.Request, *, stream: bool = False) -> httpx.Response:

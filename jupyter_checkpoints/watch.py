@@ -9,12 +9,13 @@ that somebody cares for the kernel.
 from __future__ import annotations
 
 import logging
+import threading
 from concurrent.futures import Future
 from contextlib import aclosing
 from pathlib import Path
 
 import anyio
-from anyio.from_thread import BlockingPortalProvider
+from anyio.from_thread import BlockingPortal, BlockingPortalProvider
 
 from .client import AgentClient
 from .errors import CheckpointsError, NotFound
@@ -22,6 +23,7 @@ from .models import KernelModel, KernelState
 
 _FIRST_DELAY = 0.1
 _LAST_DELAY = 5.0
+_END_TIMEOUT = 2.0
 
 _thread = BlockingPortalProvider()
 
@@ -49,7 +51,12 @@ class KernelWatch:
         self._model = model
         self._log = log
         self._gone = False
+        self._portal: BlockingPortal
+        self._closing = threading.Event()
         self._following: Future[None] | None = None
+        # Of the thread that follows, and touched there only.
+        self._agent: AgentClient | None = None
+        self._waiting: anyio.CancelScope | None = None
 
     @property
     def model(self) -> KernelModel:
@@ -70,27 +77,40 @@ class KernelWatch:
 
     def open(self) -> None:
         """Begin to follow. Blocks for the start of a thread."""
-        portal = _thread.__enter__()
-        self._following = portal.start_task_soon(self._follow)
+        self._portal = _thread.__enter__()
+        self._following = self._portal.start_task_soon(self._follow)
 
     def close(self) -> None:
-        """Stop following. Blocks until the thread has ended if nothing else is followed."""
+        """Stop following. Blocks until that is done."""
         if self._following is None:
             return
-        self._following.cancel()
+        self._closing.set()
+        self._portal.call(self._hang_up)
+        try:
+            self._following.result(timeout=_END_TIMEOUT)
+        except TimeoutError:  # the agent takes connections, but does not answer
+            self._following.cancel()
         self._following = None
         _thread.__exit__(None, None, None)
 
+    def _hang_up(self) -> None:
+        if self._agent is not None:
+            self._agent.hang_up()
+        if self._waiting is not None:
+            self._waiting.cancel()
+
     async def _follow(self) -> None:
         delay = _FIRST_DELAY
-        while True:
+        while not self._closing.is_set():
             try:
+                # Never start an agent here: who stops it on purpose wants it stopped.
                 async with (
-                    # Never start an agent here: who stops it on purpose wants it stopped.
-                    AgentClient(self._socket, autostart=False) as agent,
-                    aclosing(agent.attach(self._model.id)) as models,
+                    AgentClient(self._socket, autostart=False) as self._agent,
+                    aclosing(self._agent.attach(self._model.id)) as models,
                 ):
                     async for model in models:
+                        if self._closing.is_set():
+                            return
                         if delay > _FIRST_DELAY:
                             self._log.info("The agent answers again.")
                         self._model = model
@@ -99,7 +119,13 @@ class KernelWatch:
                 self._gone = True
                 return
             except CheckpointsError as error:
+                if self._closing.is_set():
+                    return
                 if delay == _FIRST_DELAY:
                     self._log.warning("Lost sight of kernel %s: %s", self._model.id, error)
                 delay = min(delay * 2, _LAST_DELAY)
-            await anyio.sleep(delay)
+            finally:
+                self._agent = None
+            with anyio.CancelScope() as self._waiting:
+                await anyio.sleep(delay)
+            self._waiting = None

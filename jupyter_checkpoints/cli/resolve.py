@@ -26,16 +26,17 @@ async def kernel(agent: AgentClient, text: str) -> KernelModel:
     """
     kernels = await agent.kernels()
     if text.endswith(".json") or "/" in text:
-        return _kernel_of_file(kernels, Path(text))
-    return _one(kernels, text, "kernel", "jupyter checkpoints ps")
+        return kernel_of_file(kernels, Path(text))
+    return one(kernels, text, "kernel", "jupyter checkpoints ps")
 
 
 async def checkpoint(agent: AgentClient, text: str) -> CheckpointModel:
     """The checkpoint of an id or a unique beginning of an id. Raises as :func:`kernel`."""
-    return _one(await agent.checkpoints(), text, "checkpoint", "jupyter checkpoints list")
+    return one(await agent.checkpoints(), text, "checkpoint", "jupyter checkpoints list")
 
 
-def _one(models: Iterable[M], text: str, noun: str, command: str) -> M:
+def one(models: Iterable[M], text: str, noun: str, command: str) -> M:
+    """The one of ``models`` whose id is ``text``, or begins with it. Raises as :func:`kernel`."""
     found = [model for model in models if text and model.id.startswith(text)]
     for model in found:
         if model.id == text:
@@ -51,7 +52,8 @@ def _one(models: Iterable[M], text: str, noun: str, command: str) -> M:
     return found[0]
 
 
-def _kernel_of_file(kernels: list[KernelModel], file: Path) -> KernelModel:
+def kernel_of_file(kernels: list[KernelModel], file: Path) -> KernelModel:
+    """The kernel that a connection file leads to, whatever the file's name. Blocks."""
     try:
         info = json.loads(file.read_text())
         address = (info["ip"], info["shell_port"], info["key"])

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
+import anyio
 import pytest
 
 from jupyter_checkpoints import kernelspecs
+from jupyter_checkpoints.client import AgentClient
 
 from .agents import Agent
 
@@ -20,7 +21,6 @@ def jupyter_dirs(agent: Agent, tmp_path_factory: pytest.TempPathFactory) -> Iter
     Set in the environment, so that programs a test starts use them as well.
     """
     root = tmp_path_factory.mktemp("jupyter")
-    kernelspecs.add_defaults(prefix=str(root / "prefix"))
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("JUPYTER_PATH", str(root / "prefix" / "share" / "jupyter"))
         for name in ("DATA", "RUNTIME", "CONFIG"):
@@ -28,5 +28,20 @@ def jupyter_dirs(agent: Agent, tmp_path_factory: pytest.TempPathFactory) -> Iter
             directory.mkdir(mode=0o700)
             patch.setenv(f"JUPYTER_{name}_DIR", str(directory))
         patch.setenv("IPYTHONDIR", str(root / "ipython"))
-        assert os.environ["JUPYTER_RUNTIME_DIR"]
+        kernelspecs.add_defaults(prefix=str(root / "prefix"))
         yield root
+
+
+@pytest.fixture
+def nothing_left(agent: Agent) -> Iterator[None]:
+    """Remove what a failed test leaves, so that it fails alone."""
+    yield
+
+    async def remove() -> None:
+        async with AgentClient(agent.socket) as client:
+            for kernel in await client.kernels():
+                await client.delete_kernel(kernel.id)
+            for checkpoint in await client.checkpoints():
+                await client.delete_checkpoint(checkpoint.id)
+
+    anyio.run(remove)

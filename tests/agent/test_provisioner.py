@@ -28,8 +28,9 @@ from jupyter_checkpoints.provisioner import ContainerProvisioner
 from .agents import Agent
 from .cells import run
 from .kernelspecs import jupyter_dirs as jupyter_dirs
+from .kernelspecs import nothing_left as nothing_left
 
-pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("jupyter_dirs")]
+pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("jupyter_dirs", "nothing_left")]
 
 PYTHON = "checkpoints-python3"
 
