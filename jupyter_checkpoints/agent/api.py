@@ -107,7 +107,9 @@ class Handler(RequestHandler):
         elif not sent:
             raise error
         else:
-            if not isinstance(error, CheckpointsError):
+            if isinstance(error, CheckpointsError):
+                log.info("%s %s: %s", self.request.method, self.request.path, error)
+            else:
                 log.error("%s failed", self.request.path, exc_info=error)
             await self._line(Event(event="error", error=_known(error).to_json()))
 

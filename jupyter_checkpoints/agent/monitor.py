@@ -1,9 +1,9 @@
 """The process that stays with one container: holds its stdio, reaps it, writes down how it ended.
 
-The agent starts one per container (``python -I -S monitor.py FILE``). It runs the runc command it
-is given as a child, with pipes as the container's stdio, becomes the container's parent (child
-subreaper), copies the output into a log of bounded size, and leaves the exit code in a file. It
-outlives the agent: an agent that starts later finds the files and takes over.
+The agent starts one per container and tells it what to do in one line of JSON, once the container
+is prepared. It runs the runc command named there as a child, with pipes as the container's stdio,
+becomes the container's parent (child subreaper), copies the output into a log of bounded size, and
+leaves the exit code in a file. It outlives the agent: the next one finds the files and takes over.
 
 Only the standard library, and little of it: it must start in a few milliseconds.
 """
@@ -68,9 +68,11 @@ def code_of(status: int) -> int:
     return os.WEXITSTATUS(status) if os.WIFEXITED(status) else 128 + os.WTERMSIG(status)
 
 
-def main(job_file: str) -> int:
-    with open(job_file) as file:
-        job = json.load(file)
+def main() -> int:
+    line = sys.stdin.readline()
+    if not line:
+        return 0  # the container could not be prepared, or the agent is gone
+    job = json.loads(line)
     ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGPIPE):
         signal.signal(number, signal.SIG_IGN)
@@ -145,4 +147,4 @@ def main(job_file: str) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1]))
+    sys.exit(main())

@@ -79,9 +79,11 @@ _EPERM, _ENOSYS = 1, 38
 #: CLONE_NEWNS, NEWCGROUP, NEWUTS, NEWIPC, NEWUSER, NEWPID, NEWNET
 _NEW_NAMESPACES = (1 << 17, 1 << 25, 1 << 26, 1 << 27, 1 << 28, 1 << 29, 1 << 30)
 
-_ARCHITECTURES = {  # uname's name: (Go's name, as in the profile's conditions; libseccomp's names)
-    "x86_64": ("amd64", ["SCMP_ARCH_X86_64", "SCMP_ARCH_X86", "SCMP_ARCH_X32"]),
-    "aarch64": ("arm64", ["SCMP_ARCH_AARCH64", "SCMP_ARCH_ARM"]),
+# uname's name: (Go's name, as in the profile's conditions; libseccomp's name). The machine's own
+# architecture alone: rules for 32-bit programs too would take runc 16 ms more at every start.
+_ARCHITECTURES = {
+    "x86_64": ("amd64", "SCMP_ARCH_X86_64"),
+    "aarch64": ("arm64", "SCMP_ARCH_AARCH64"),
 }
 
 
@@ -129,7 +131,7 @@ def compile_profile(
             reason=f"known: {', '.join(_ARCHITECTURES)}",
             hint="Use a machine of one of these architectures.",
         )
-    go_name, architectures = _ARCHITECTURES[machine]
+    go_name, architecture = _ARCHITECTURES[machine]
     granted = frozenset(capabilities)
     kernel = version_tuple(kernel_release)[:2]
 
@@ -171,7 +173,7 @@ def compile_profile(
     ]
     profile = {
         "defaultAction": document["defaultAction"],
-        "architectures": architectures,
+        "architectures": [architecture],
         "syscalls": syscalls,
     }
     if "defaultErrnoRet" in document:

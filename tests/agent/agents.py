@@ -134,10 +134,17 @@ class Agent:
             except OSError:
                 continue
             mark = os.fsencode(f"JUPYTER_CHECKPOINTS_OPERATION={self.layout.instance}/")
-            monitor = b"monitor.py" in text and os.fsencode(self.layout.run_dir) in text
-            if monitor or mark in text:
+            if mark in text or (b"monitor.py" in text and self._monitors(entry)):
                 found.append(entry.name)
         return found
+
+    def _monitors(self, process: Path) -> bool:
+        """Whether a monitor of this agent has a container; a spare one has no log open."""
+        try:
+            open_files = [os.readlink(p) for p in (process / "fd").iterdir()]
+        except OSError:
+            return False
+        return any(f.startswith(str(self.layout.kernels)) for f in open_files)
 
     def leftovers(self) -> dict[str, object]:
         """Everything on the host that belongs to kernels; empty values when no kernel exists."""

@@ -16,8 +16,9 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Awaitable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import msgspec
 from msgspec import Struct
@@ -43,6 +44,9 @@ from ..tools import Tools
 from .engine import Adopted, Container, ContainerSpec, Engine, OnExit, Saved, Source
 
 log = logging.getLogger(__name__)
+
+A = TypeVar("A")
+B = TypeVar("B")
 
 _START_SECONDS = 60.0
 #: A dump or restore may take this long, and a second more for every 20 MB of memory.
@@ -111,6 +115,7 @@ class EmbeddedEngine(Engine):
         self.seccomp = seccomp
         self._kernels: dict[str, _Kernel] = {}
         self._tasks: set[asyncio.Task[None]] = set()
+        self._spare: subprocess.Popen[bytes] | None = None
 
     # -- names ---------------------------------------------------------------------------------
 
@@ -161,6 +166,7 @@ class EmbeddedEngine(Engine):
         for name in await self.network.sweep(keep_names):
             log.info("Removed a network of an earlier agent: %s", name)
         await asyncio.to_thread(self._sweep, checkpoints)
+        await self._keep_spare()
         return adopted
 
     async def _adopt(self, directory: Path, stopped: bool) -> Adopted:
@@ -173,9 +179,7 @@ class EmbeddedEngine(Engine):
         if state.index >= 0:
             self._kernels[kernel.id] = kernel
         others = [
-            g
-            for g in await asyncio.to_thread(_generations, directory)
-            if g != state.generation
+            g for g in await asyncio.to_thread(_generations, directory) if g != state.generation
         ]
         for generation in others:
             await self._destroy(directory.name, generation)
@@ -229,8 +233,9 @@ class EmbeddedEngine(Engine):
     async def close(self) -> None:
         for kernel in self._kernels.values():
             self._unwatch(kernel)
-        for task in list(self._tasks):
-            await asyncio.gather(task, return_exceptions=True)
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        if self._spare is not None:
+            await asyncio.to_thread(self._spare.communicate)
         if not any(k.running for k in self._kernels.values()):
             for kernel in list(self._kernels.values()):
                 if kernel.state.network:
@@ -280,6 +285,7 @@ class EmbeddedEngine(Engine):
         def prepare() -> list[str]:
             self._write_private(spec, link)
             bundle.mkdir(mode=0o700, parents=True)
+            (bundle / "work").mkdir(mode=0o700)
             layer = self.pool.create(name, source.checkpoint_id if source else None)
             mount_overlay(spec.rootfs, layer, bundle / "rootfs")
             (bundle / "config.json").write_text(json.dumps(self._configuration(spec, bundle, link)))
@@ -292,13 +298,17 @@ class EmbeddedEngine(Engine):
             return self._runc_command(name, bundle, source)
 
         activate = not restores and not kernel.state.network
-        command, _ = await _all(
-            asyncio.to_thread(prepare), self.network.create(link, active=activate)
-        )
+
+        async def prepared() -> list[str]:
+            command, _ = await _both(
+                asyncio.to_thread(prepare), self.network.create(link, active=activate)
+            )
+            return command
+
         timeout = _START_SECONDS
         if source is not None and restores:
             timeout = _criu_timeout(await asyncio.to_thread(_tree_bytes, source.images))
-        child, pid = await self._run_monitor(kernel, bundle, name, command, timeout)
+        child, pid = await self._run_monitor(kernel, bundle, prepared(), timeout)
         state = _State(
             index=kernel.state.index,
             generation=generation,
@@ -316,6 +326,7 @@ class EmbeddedEngine(Engine):
         expected = 0 if activate else await self._switch(kernel, spec, link, source)
         previous = kernel.state.generation
         kernel.state, kernel.child = state, child
+        self._later(self._keep_spare())
         if previous >= 0:
             self._later(self._destroy(kernel.id, previous))
         self._watch(kernel)
@@ -373,10 +384,37 @@ class EmbeddedEngine(Engine):
             with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode), "w") as file:
                 file.write(text)
 
+    async def _next_monitor(self) -> subprocess.Popen[bytes]:
+        """A monitor that waits for its job; one is always kept ready, for starts are to be quick.
+
+        It ends by itself with the agent, whose death closes its standard input.
+        """
+        ready, self._spare = self._spare, None
+        if ready is not None and ready.poll() is None:
+            return ready
+        return await asyncio.to_thread(_start_monitor, self.layout.run_dir)
+
+    async def _keep_spare(self) -> None:
+        if self._spare is not None:
+            return
+        spare = await asyncio.to_thread(_start_monitor, self.layout.run_dir)
+        if self._spare is None:
+            self._spare = spare
+        else:
+            await asyncio.to_thread(spare.communicate)
+
     async def _run_monitor(
-        self, kernel: _Kernel, bundle: Path, name: str, command: list[str], timeout: float
+        self,
+        kernel: _Kernel,
+        bundle: Path,
+        prepared: Awaitable[list[str]],
+        timeout: float,
     ) -> tuple[subprocess.Popen[bytes], int]:
+        """Let a monitor run the command that ``prepared`` gives; the container's first process."""
+        name = self._name(kernel.id, int(bundle.name))
         operation = self._operation(name)
+        command = await prepared
+        began = await self._next_monitor()
         job = {
             "command": command,
             "env": {**self.tools.env, process.MARK: operation},
@@ -386,30 +424,14 @@ class EmbeddedEngine(Engine):
             "log_size": _LOG_SIZE,
             "log_files": _LOG_FILES,
         }
-
-        def begin() -> subprocess.Popen[bytes]:
-            (bundle / "work").mkdir(mode=0o700, exist_ok=True)
-            (bundle / "job.json").write_text(json.dumps(job))
-            return subprocess.Popen(
-                [sys.executable, "-I", "-S", monitor.__file__, str(bundle / "job.json")],
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.DEVNULL,
-                env={},
-                cwd="/",
-                start_new_session=True,
-            )
-
-        child = await asyncio.to_thread(begin)
-        assert child.stdout is not None
-        line = asyncio.ensure_future(asyncio.to_thread(child.stdout.readline))
+        answer = asyncio.ensure_future(asyncio.to_thread(_tell, began, job))
         try:
             async with asyncio.timeout(timeout):
-                answer = await asyncio.shield(line)
+                said = await asyncio.shield(answer)
         except BaseException as error:
             await asyncio.to_thread(process.end_marked, operation)
-            await line
-            await asyncio.to_thread(child.wait)
+            await answer
+            await asyncio.to_thread(began.wait)
             if isinstance(error, TimeoutError):
                 raise OperationTimeout(
                     f"The container did not come up within {timeout:.0f} seconds.",
@@ -417,13 +439,10 @@ class EmbeddedEngine(Engine):
                     hint="A file lock that another kernel holds is one possible cause.",
                 ) from None
             raise
-        finally:
-            child.stdout.close()
-        said = json.loads(answer) if answer else {}
         if "pid" not in said:
-            await asyncio.to_thread(child.wait)
+            await asyncio.to_thread(began.wait)
             raise CommandFailed(command, said.get("status", 255), _why(bundle))
-        return child, said["pid"]
+        return began, said["pid"]
 
     # -- resuming ------------------------------------------------------------------------------
 
@@ -744,13 +763,36 @@ class EmbeddedEngine(Engine):
         os.replace(temporary, path)
 
 
-async def _all(*work: Any) -> list[Any]:
-    """Like ``gather``, but nothing still runs when it raises: clean-up may begin."""
-    results = await asyncio.gather(*work, return_exceptions=True)
+async def _both(first: Awaitable[A], second: Awaitable[B]) -> tuple[A, B]:
+    """Both at once; when it raises neither still runs, so that clean-up may begin."""
+    results = await asyncio.gather(first, second, return_exceptions=True)
     for result in results:
         if isinstance(result, BaseException):
             raise result
-    return results
+    return cast("tuple[A, B]", tuple(results))
+
+
+def _start_monitor(run_dir: Path) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(
+        # The last argument is for whoever looks at a list of processes.
+        [sys.executable, "-I", "-S", monitor.__file__, str(run_dir)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        env={},
+        cwd="/",
+        start_new_session=True,
+    )
+
+
+def _tell(child: subprocess.Popen[bytes], job: dict[str, Any]) -> dict[str, Any]:
+    """Give a monitor its job and wait for what it has to say; in a thread."""
+    assert child.stdin is not None and child.stdout is not None
+    with child.stdin, child.stdout:
+        child.stdin.write(json.dumps(job).encode() + b"\n")
+        child.stdin.flush()
+        answer = child.stdout.readline()
+    return dict(json.loads(answer)) if answer else {}
 
 
 def _generations(directory: Path) -> list[int]:
