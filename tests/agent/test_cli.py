@@ -131,7 +131,7 @@ def test_save_and_resume(kernel: KernelManager, jupyter_dirs: Path, tmp_path: Pa
     answer("resume", stopped["id"], "--kernel", resumed["kernel_id"])
     assert ask(str(file), "x") == "0"
 
-    assert "ipykernel" in answer("logs", str(kernel.kernel_id))["log"].lower()
+    assert "ipkernelapp" in answer("logs", str(kernel.kernel_id))["log"].lower()
     assert command("logs", str(kernel.kernel_id), "--tail=1").stdout.count("\n") == 1
 
     assert answer("kill", resumed["kernel_id"]) == {"killed": [resumed["kernel_id"]]}
