@@ -17,7 +17,6 @@ from msgspec import Struct
 from ..errors import HostNotReady, InsufficientResources, InvalidRequest, OperationTimeout
 from . import debian
 from .image_spec import ImageSpec
-from .tools import child_environment
 
 #: Called with (stage, message): ``packages``, ``python``, ``run``…, and one line for a person.
 Progress = Callable[[str, str], None]
@@ -51,6 +50,7 @@ print(json.dumps({d.name: d.version for d in importlib.metadata.distributions()}
 # Everything is mounted in a namespace of the command's own: whatever becomes of it, the tree on
 # disk has no mount in it and nothing of the host's.
 _ENTER = """
+inside=$PATH; PATH=/usr/sbin:/usr/bin:/sbin:/bin
 root=$1 ca=$2; shift 2
 mount -t proc proc "$root/proc"
 for place in run tmp dev; do mount -t tmpfs tmpfs "$root/$place"; done
@@ -63,7 +63,9 @@ mkdir -m 1777 "$root/dev/shm"
 ln -s /proc/self/fd "$root/dev/fd"
 if [ -n "$ca" ]; then cp "$ca" "$root/run/ca.pem"; chmod 0644 "$root/run/ca.pem"; fi
 if [ -e /etc/resolv.conf ]; then mount --bind /etc/resolv.conf "$root/etc/resolv.conf"; fi
-exec chroot "$root" "$@"
+chroot=$(command -v chroot)
+PATH=$inside
+exec "$chroot" "$root" "$@"
 """
 
 
@@ -113,17 +115,19 @@ def build_rootfs(spec: ImageSpec, rootfs: Path, progress: Progress) -> Built:
     rootfs.chmod(0o755)
     _forget_host(rootfs)
     inside = _Inside(rootfs, env, progress)
-    inside.run("user", "useradd", "--create-home", "--uid=1000", "--shell=/bin/bash", "jovyan")
+    inside.run(
+        "user", "/usr/sbin/useradd", "--create-home", "--uid=1000", "--shell=/bin/bash", "jovyan"
+    )
     packages: dict[str, str] = {}
     if spec.python:
         progress("python", f"installing {', '.join(spec.python)}")
         python = f"{VENV}/bin/python"
-        inside.run("python", "python3", "-m", "venv", VENV)
+        inside.run("python", "/usr/bin/python3", "-m", "venv", VENV)
         inside.run("python", python, "-m", "pip", "install", "--no-input", *spec.python)
         packages = json.loads(inside.run("python", python, "-I", "-c", _LIST_PACKAGES))
     for command in spec.run:
         progress("run", command)
-        inside.run("run", "sh", "-euc", command)
+        inside.run("run", "/bin/sh", "-euc", command)
     _clean(rootfs)
     return Built(env=env, cwd="/", packages=packages)
 
@@ -143,16 +147,15 @@ class _Inside:
     def run(self, stage: str, *command: str) -> str:
         """Run one command; what it prints on standard output is told and returned."""
         enter = [
-            *("timeout", "--kill-after=10", str(_BUILD_SECONDS)),
-            *("unshare", "--mount", "--pid", "--ipc", "--uts", "--fork", "--kill-child"),
+            *("/usr/bin/timeout", "--kill-after=10", str(_BUILD_SECONDS)),
+            *("/usr/bin/unshare", "--mount", "--pid", "--ipc", "--uts", "--fork", "--kill-child"),
             *("/bin/sh", "-euc", _ENTER, "sh", str(self._rootfs), self._ca),
         ]
         output: list[str] = []
         last: deque[str] = deque(maxlen=15)
         with subprocess.Popen(
-            # `env -i` inside: the tools that lead there need the host's PATH, the command its own
-            [*enter, "env", "-i", *(f"{k}={v}" for k, v in self._env.items()), *command],
-            env=child_environment(),
+            [*enter, *command],
+            env=self._env,  # not as arguments, which everybody sees: an index's URL has passwords
             cwd="/",
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
