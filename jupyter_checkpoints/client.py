@@ -26,7 +26,13 @@ import httpx
 import msgspec
 
 from . import autostart
-from .errors import AgentUnavailable, CheckpointsError, NotAllowed, OperationTimeout
+from .errors import (
+    AgentUnavailable,
+    CheckpointsError,
+    InvalidRequest,
+    NotAllowed,
+    OperationTimeout,
+)
 from .layout import default_socket
 from .models import (
     CheckpointModel,
@@ -385,6 +391,8 @@ class AgentClient:
 
 
 def _quoted(identifier: str) -> str:
+    if identifier in ("", ".", ".."):  # these would make it another path
+        raise InvalidRequest(f"{identifier!r} cannot be an id.")
     return quote(identifier, safe="")
 
 

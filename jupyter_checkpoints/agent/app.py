@@ -20,7 +20,7 @@ from tornado.httpserver import HTTPServer
 from traitlets import Bool, Enum, Float, Int, List, Unicode
 
 from .. import __version__, layout
-from ..errors import CheckpointsError, Conflict, NotAllowed
+from ..errors import CheckpointsError, Conflict, HostNotReady, NotAllowed
 from ..models import Limits
 from ..store.directory import DirectoryStore
 from .api import application
@@ -116,11 +116,12 @@ class AgentApp(JupyterApp):
         )
         lock = await asyncio.to_thread(_prepare, paths)
         try:
-            await self._run(paths)
+            # Early: clients that come while an earlier agent's rest is cleaned up wait for us.
+            await self._run(paths, _listen(paths.socket))
         finally:
             lock.close()
 
-    async def _run(self, paths: layout.Layout) -> None:
+    async def _run(self, paths: layout.Layout, listening: socket.socket) -> None:
         tools = await asyncio.to_thread(find_tools)
         seccomp = await asyncio.to_thread(load_profile)
         pool = await asyncio.to_thread(open_pool, paths, self.pool)
@@ -145,7 +146,7 @@ class AgentApp(JupyterApp):
             max_body_size=_MAX_BODY,
             idle_connection_timeout=60,
         )
-        server.add_socket(_listen(paths.socket))
+        server.add_socket(listening)
         self.log.info("Runtime checkpoints agent %s listens on %s", __version__, paths.socket)
         stopping = asyncio.Event()
         loop = asyncio.get_running_loop()
@@ -187,7 +188,14 @@ def _listen(path: Path) -> socket.socket:
     path.unlink(missing_ok=True)
     listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     listening.setblocking(False)
-    listening.bind(os.fspath(path))
+    try:
+        listening.bind(os.fspath(path))
+    except OSError as error:
+        raise HostNotReady(
+            f"The agent cannot listen on {path}.",
+            reason=str(error),
+            hint="Choose another `run_dir_path`; a socket's path has 107 characters at most.",
+        ) from error
     # Everybody may ask; who is served is decided by uid.
     path.chmod(0o666)
     listening.listen(128)

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
+import json
 import logging
 import os
 import re
@@ -85,6 +86,7 @@ class Network:
         Kernels never reach each other. They reach the outside if ``nat`` is on and the host can;
         where it cannot, that is logged and they do not.
         """
+        await self._require_free()
         rules = (
             f"table inet {self.table} {{}}\ndelete table inet {self.table}\n"
             f"table inet {self.table} {{\n"
@@ -114,6 +116,19 @@ class Network:
                 )
             except OSError as error:
                 log.warning("Kernels cannot reach the outside: IP forwarding: %s", error)
+
+    async def _require_free(self) -> None:
+        """The subnet is nobody else's: packets to a kernel must not go astray."""
+        for route in json.loads(await self._ip("-4", "-j", "route") or "[]"):
+            if route["dst"] == "default" or route.get("type") == "unreachable":
+                continue
+            theirs = ipaddress.IPv4Network(route["dst"], strict=False)
+            if theirs.overlaps(self.subnet) and not route["dev"].startswith(self.prefix):
+                raise HostNotReady(
+                    f"The addresses {self.subnet} for kernels are in use on this host.",
+                    reason=f"{theirs} is routed to {route['dev']}",
+                    hint="Give the agent another `subnet`.",
+                )
 
     async def close(self) -> None:
         """Remove the rules; called at the agent's end if no kernel is left."""

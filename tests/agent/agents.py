@@ -29,8 +29,10 @@ def wait_until(condition: Callable[[], bool], seconds: float = 30, what: str = "
 class Agent:
     """Starts, stops and kills one agent process; ``options`` are further command line options."""
 
-    def __init__(self, root: Path, subnet: str, *options: str) -> None:
-        self.layout = Layout(root / "data", root / "run", IMAGES)
+    def __init__(
+        self, root: Path, subnet: str, *options: str, data_dir: Path | None = None
+    ) -> None:
+        self.layout = Layout(data_dir or root / "data", root / "run", IMAGES)
         self.log = root / "agent.log"
         self.options = [
             f"--data-dir={self.layout.data_dir}",

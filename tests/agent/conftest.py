@@ -36,18 +36,17 @@ def _subnet(number: int) -> str:
 
 
 @contextmanager
-def running_agent(subnet: str, *options: str) -> Iterator[Agent]:
-    """An agent in a directory of its own; at its end nothing of any kernel may be left."""
+def running_agent(subnet: str, *options: str, data_dir: Path | None = None) -> Iterator[Agent]:
+    """An agent with directories of its own; at its end nothing of any kernel may be left."""
     # Not one of pytest's own directories: a later session would delete it with what is mounted.
     root = Path(tempfile.mkdtemp(prefix="jupyter-checkpoints-test-"))
-    agent = Agent(root, subnet, *options)
+    root.chmod(0o711)  # as /run is: users get as far as the socket
+    agent = Agent(root, subnet, *options, data_dir=data_dir)
     agent.start()
     try:
         yield agent
         agent.assert_clean()
     finally:
-        if os.environ.get("KEEP"):
-            shutil.copy(agent.log, "/tmp/kept.log")
         agent.purge()
         shutil.rmtree(root)
 
