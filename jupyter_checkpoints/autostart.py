@@ -27,7 +27,7 @@ _LOG_SIZE = 2**20
 
 ADMINISTRATOR_HINT = (
     "An administrator can run this Jupyter server as root in a container or virtual machine of "
-    "its own, or add this user to the agent's `allowed_uids`."
+    "its own. Ordinary users are not supported safely yet."
 )
 
 
