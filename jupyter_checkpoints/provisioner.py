@@ -146,7 +146,7 @@ class ContainerProvisioner(KernelProvisionerBase):
         Default: the server's root directory, or the current directory without a server."""
     ).tag(config=True)
     image_prefix = Unicode(
-        "/usr", help="What {prefix} in a kernelspec's argv stands for inside of the image."
+        "/opt/kernel", help="What {prefix} in a kernelspec's argv stands for inside of the image."
     ).tag(config=True)
 
     #: The kernel's working directory, on the host and in the container alike.
