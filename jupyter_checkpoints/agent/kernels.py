@@ -87,6 +87,7 @@ class _Record(Struct, kw_only=True):
     argv: list[str]
     env: dict[str, str]
     cwd: str
+    hostname: str
     limits: Limits
     mounts: list[Mount]
     connection: ConnectionInfo
@@ -443,6 +444,7 @@ class KernelService:
                 connection=record.connection,
                 env=record.env,
                 cwd=record.cwd,
+                hostname=record.hostname,
                 files=list(files),
                 tree_digest=digest,
                 facts=saved.facts,
@@ -608,6 +610,7 @@ class KernelService:
             argv=request.argv,
             env=_checked_env({**image.env, **request.env}),
             cwd=request.cwd or image.cwd,
+            hostname=_hostname(request.kernel_id),
             limits=self._limits(request.limits, self.default_limits),
             mounts=mounts,
             connection=_connection(request.key, request.kernel_name),
@@ -628,6 +631,7 @@ class KernelService:
             argv=saved.argv,
             env=manifest.env,
             cwd=manifest.cwd,
+            hostname=manifest.hostname or _hostname(request.kernel_id),
             limits=self._limits(request.limits, saved.limits),
             mounts=mounts,
             connection=manifest.connection,
@@ -652,6 +656,7 @@ class KernelService:
             argv=record.argv,
             env={**record.env, "JUPYTER_CONNECTION_FILE": CONNECTION_FILE},
             cwd=record.cwd,
+            hostname=record.hostname,
             mounts=record.mounts,
             limits=record.limits,
             connection_file=msgspec.json.encode(inside).decode(),
@@ -793,6 +798,10 @@ class _Reading:
 
 def _now() -> str:
     return datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds")
+
+
+def _hostname(kernel_id: str) -> str:
+    return f"kernel-{kernel_id[:12]}"
 
 
 def _connection(key: str, kernel_name: str) -> ConnectionInfo:

@@ -62,9 +62,11 @@ def unmount_below(path: Path) -> None:
     for target in mounts_below(path):
         try:
             command("umount", target)
-        except OSError:
-            # Something still has it open; detach it, the kernel frees it with the last user.
-            command("umount", "-l", target)
+        except OSError as error:
+            if target in mounts_below(target):
+                # Something still has it open: detach it, the kernel frees it with the last user.
+                log.debug("Detaching %s: %s", target, error)
+                command("umount", "-l", target)
 
 
 class Pool(ABC):

@@ -44,6 +44,8 @@ class Manifest(Struct, frozen=True, kw_only=True):
     connection: ConnectionInfo
     env: dict[str, str]
     cwd: str
+    hostname: str = ""
+    """The container's host name, which its processes keep wherever they are resumed."""
     files: list[FileRecord]
     """The process images; empty in ``filesystem`` mode."""
     tree_digest: str

@@ -16,7 +16,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Coroutine
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
@@ -87,6 +87,8 @@ class _Kernel:
         self.pidfd = -1
         self.child: subprocess.Popen[bytes] | None = None
         self.ended = asyncio.Event()
+        self.teardown: asyncio.Task[None] | None = None
+        """Removes the container that has ended by itself."""
 
 
 def _boot_id() -> str:
@@ -116,6 +118,7 @@ class EmbeddedEngine(Engine):
         self._kernels: dict[str, _Kernel] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._spare: subprocess.Popen[bytes] | None = None
+        self._spare_lock = asyncio.Lock()
 
     # -- names ---------------------------------------------------------------------------------
 
@@ -359,7 +362,7 @@ class EmbeddedEngine(Engine):
             argv=spec.argv,
             env=spec.env,
             cwd=spec.cwd,
-            hostname=f"kernel-{spec.kernel_id[:12]}",
+            hostname=spec.hostname,
             network_namespace=f"/run/netns/{link.namespace}",
             cgroup=self._cgroup(bundle.parent.name + "." + bundle.name).path,
             criu_config=bundle / "criu.conf",
@@ -374,7 +377,7 @@ class EmbeddedEngine(Engine):
         directory = self.layout.kernel(spec.kernel_id)
         (directory / "connection").mkdir(mode=0o755, parents=True, exist_ok=True)
         directory.chmod(0o700)
-        hosts = f"127.0.0.1 localhost\n::1 localhost\n127.0.1.1 kernel-{spec.kernel_id[:12]}\n"
+        hosts = f"127.0.0.1 localhost\n::1 localhost\n127.0.1.1 {spec.hostname}\n"
         for path, text, mode in (
             (directory / "connection" / "connection.json", spec.connection_file, 0o600),
             (directory / "hosts", hosts, 0o644),
@@ -382,6 +385,7 @@ class EmbeddedEngine(Engine):
         ):
             # In place, not by rename: an earlier container may have the file mounted.
             with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode), "w") as file:
+                os.fchmod(file.fileno(), mode)
                 file.write(text)
 
     async def _next_monitor(self) -> subprocess.Popen[bytes]:
@@ -395,13 +399,9 @@ class EmbeddedEngine(Engine):
         return await asyncio.to_thread(_start_monitor, self.layout.run_dir)
 
     async def _keep_spare(self) -> None:
-        if self._spare is not None:
-            return
-        spare = await asyncio.to_thread(_start_monitor, self.layout.run_dir)
-        if self._spare is None:
-            self._spare = spare
-        else:
-            await asyncio.to_thread(spare.communicate)
+        async with self._spare_lock:
+            if self._spare is None:
+                self._spare = await asyncio.to_thread(_start_monitor, self.layout.run_dir)
 
     async def _run_monitor(
         self,
@@ -450,6 +450,8 @@ class EmbeddedEngine(Engine):
         kernel = self._kernels.get(spec.kernel_id)
         if kernel is None:
             kernel = self._new_kernel(spec.kernel_id)
+        elif not kernel.running:
+            await self._end(kernel)
         generation = kernel.state.generation + 1
         was_running = kernel.running
         old = self._name(kernel.id, kernel.state.generation)
@@ -673,7 +675,9 @@ class EmbeddedEngine(Engine):
         kernel.ended.set()
         if not kernel.ending:
             code = self._exit_code(kernel)
-            self._later(self._destroy(kernel.id, kernel.state.generation, keep_network=True))
+            kernel.teardown = self._later(
+                self._destroy(kernel.id, kernel.state.generation, keep_network=True)
+            )
             self.on_exit(kernel.id, code)
 
     def _exit_code(self, kernel: _Kernel) -> int:
@@ -685,6 +689,8 @@ class EmbeddedEngine(Engine):
 
     async def _end(self, kernel: _Kernel) -> None:
         """Kill the container and wait until it is gone; nobody is told."""
+        if kernel.teardown is not None:
+            await asyncio.wait([kernel.teardown])
         if not kernel.running:
             return
         kernel.ending = True
@@ -742,11 +748,17 @@ class EmbeddedEngine(Engine):
 
     # -- small things --------------------------------------------------------------------------
 
-    def _later(self, work: Any) -> None:
+    def _later(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         """Run a clean-up that nobody waits for; :meth:`close` does."""
-        task = asyncio.ensure_future(work)
+        task = asyncio.create_task(work)
         self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(self._cleaned_up)
+        return task
+
+    def _cleaned_up(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.error("A clean-up failed; the next start repeats it", exc_info=error)
 
     async def _runc(self, verb: str, name: str) -> None:
         await process.run(

@@ -28,6 +28,7 @@ class ContainerSpec(Struct, frozen=True, kw_only=True):
     argv: list[str]
     env: dict[str, str]
     cwd: str
+    hostname: str
     mounts: list[Mount]
     limits: Limits
     connection_file: str
