@@ -9,6 +9,7 @@ cd "$(dirname "$0")/.."
 [ "${1:-}" != --check ] || exit 0
 
 cd examples
-set -- --MultiKernelManager.default_kernel_name=checkpoints-python3 "$@"
+set -- --MultiKernelManager.default_kernel_name=checkpoints-python3 \
+    --LabApp.default_url=/lab/tree/runtime-checkpoints.ipynb "$@"
 [ "$(id -u)" != 0 ] || set -- --allow-root "$@"
 exec ../.venv/bin/jupyter lab "$@"
