@@ -36,15 +36,19 @@ from .errors import (
 from .layout import default_socket
 from .models import (
     CheckpointModel,
+    CheckpointPatch,
+    CopyRequest,
     Event,
     ImageModel,
     KernelModel,
+    KernelPatch,
     PreflightReport,
     ResumeRequest,
     SaveRequest,
     SignalRequest,
     StartRequest,
     Status,
+    Usage,
     VerifyReport,
 )
 
@@ -149,6 +153,10 @@ class AgentClient:
         """Kill a kernel if it runs, and remove everything of it but its checkpoints."""
         await self._call("DELETE", f"/v1/kernels/{_quoted(kernel_id)}", None)
 
+    async def change_kernel(self, kernel_id: str, patch: KernelPatch) -> KernelModel:
+        """Give a kernel to another runtime."""
+        return await self._call("PATCH", f"/v1/kernels/{_quoted(kernel_id)}", KernelModel, patch)
+
     async def signal(self, kernel_id: str, signum: int) -> None:
         """Send a signal to the kernel's process group; SIGKILL kills the container."""
         await self._call(
@@ -231,6 +239,22 @@ class AgentClient:
         """One checkpoint."""
         path = f"/v1/checkpoints/{_quoted(checkpoint_id)}"
         return await self._call("GET", path, CheckpointModel)
+
+    async def change_checkpoint(
+        self, checkpoint_id: str, patch: CheckpointPatch
+    ) -> CheckpointModel:
+        """Name, pin or touch a checkpoint."""
+        path = f"/v1/checkpoints/{_quoted(checkpoint_id)}"
+        return await self._call("PATCH", path, CheckpointModel, patch)
+
+    async def copy_checkpoint(self, checkpoint_id: str, request: CopyRequest) -> CheckpointModel:
+        """A checkpoint of another runtime that shares this one's data; independent of it."""
+        path = f"/v1/checkpoints/{_quoted(checkpoint_id)}/copy"
+        return await self._call("POST", path, CheckpointModel, request)
+
+    async def usage(self) -> Usage:
+        """What the caller's checkpoints hold on the disk."""
+        return await self._call("GET", "/v1/usage", Usage)
 
     async def delete_checkpoint(self, checkpoint_id: str) -> None:
         """Delete a checkpoint. ``Conflict`` if it is in use."""

@@ -13,7 +13,9 @@ from typing import Annotated, Any, Literal
 from msgspec import Meta, Struct, field
 
 Mode = Literal["process", "filesystem"]
-Trigger = Literal["manual", "cull", "idle", "shutdown", "danger", "cell"]
+Trigger = Literal[
+    "manual", "cull", "idle", "shutdown", "danger", "cell", "restart", "remix", "import"
+]
 KernelState = Literal["starting", "running", "saving", "stopped", "resuming", "exited"]
 Severity = Literal["block", "warn"]
 
@@ -131,6 +133,30 @@ class SaveRequest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     stop: bool = False
 
 
+class KernelPatch(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """``PATCH /v1/kernels/{id}``: the runtime that the kernel's next checkpoints belong to."""
+
+    runtime: Id
+
+
+class CheckpointPatch(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """``PATCH /v1/checkpoints/{id}``: what may change of a checkpoint; ``None`` leaves it.
+
+    ``touch``: the kernel has been found unchanged since, so that no second copy was made.
+    """
+
+    name: Name | None = None
+    pinned: bool | None = None
+    touch: bool = False
+
+
+class CopyRequest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """``POST /v1/checkpoints/{id}/copy``: the first checkpoint of a remix; shares all data."""
+
+    runtime: Id
+    name: Name = ""
+
+
 class SignalRequest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """``POST /v1/kernels/{id}/signal``: to the process group of the kernel, children included."""
 
@@ -206,6 +232,18 @@ class CheckpointModel(Struct, frozen=True, kw_only=True):
     """How long the kernel stood still."""
     save_seconds: float = 0.0
     """From the request to the committed manifest."""
+    pinned: bool = False
+    """Never deleted by retention."""
+    touched: str = ""
+    """When its kernel was last found unchanged since; empty if never."""
+
+
+class Usage(Struct, frozen=True, kw_only=True):
+    """``GET /v1/usage``: bytes on the disk. What copies share is counted once."""
+
+    total: int
+    checkpoints: dict[str, int]
+    """What deleting just this one would free, by id."""
 
 
 class Finding(Struct, frozen=True, kw_only=True):

@@ -24,9 +24,12 @@ from tornado.web import Application, HTTPError, RequestHandler
 from .. import __version__
 from ..errors import CheckpointsError, InvalidRequest, NotAllowed, NotFound
 from ..models import (
+    CheckpointPatch,
+    CopyRequest,
     Event,
     Finding,
     ImageModel,
+    KernelPatch,
     ResumeRequest,
     SaveRequest,
     SignalRequest,
@@ -213,6 +216,10 @@ class KernelHandler(Handler):
         await self.service.delete(self.caller, _checked(kernel_id))
         self.set_status(204)
 
+    async def patch(self, kernel_id: str) -> None:
+        patch = self.body(KernelPatch)
+        self.answer(await self.service.change(self.caller, _checked(kernel_id), patch))
+
 
 class SignalHandler(Handler):
     async def post(self, kernel_id: str) -> None:
@@ -357,6 +364,26 @@ class CheckpointHandler(Handler):
         await self.service.delete_checkpoint(self.caller, _checked(checkpoint_id))
         self.set_status(204)
 
+    async def patch(self, checkpoint_id: str) -> None:
+        patch = self.body(CheckpointPatch)
+        self.answer(
+            await self.service.change_checkpoint(self.caller, _checked(checkpoint_id), patch)
+        )
+
+
+class CopyHandler(Handler):
+    async def post(self, checkpoint_id: str) -> None:
+        request = self.body(CopyRequest)
+        _checked(checkpoint_id)
+        self.answer(
+            await self.service.copy_checkpoint(self.caller, checkpoint_id, request), status=201
+        )
+
+
+class UsageHandler(Handler):
+    async def get(self) -> None:
+        self.answer(await self.service.usage(self.caller))
+
 
 class PreflightHandler(Handler):
     async def get(self, checkpoint_id: str) -> None:
@@ -422,8 +449,10 @@ def application(service: KernelService, allowed_uids: frozenset[int]) -> Applica
         (rf"/v1/kernels/{_ID}/resume", ResumeHandler),
         (r"/v1/checkpoints", CheckpointsHandler),
         (rf"/v1/checkpoints/{_ID}", CheckpointHandler),
+        (rf"/v1/checkpoints/{_ID}/copy", CopyHandler),
         (rf"/v1/checkpoints/{_ID}/preflight", PreflightHandler),
         (rf"/v1/checkpoints/{_ID}/verify", VerifyHandler),
+        (r"/v1/usage", UsageHandler),
         (r"/v1/images", ImagesHandler),
         (r"/v1/images/(.+)", ImageHandler),
     ]

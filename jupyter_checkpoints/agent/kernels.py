@@ -15,6 +15,7 @@ import os
 import signal
 import time
 import uuid
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import TypeVar
@@ -36,21 +37,25 @@ from ..models import (
     CONNECTION_FILE,
     PORTS,
     CheckpointModel,
+    CheckpointPatch,
     ConnectionInfo,
+    CopyRequest,
     Event,
     Finding,
     HostFacts,
     ImageModel,
     KernelModel,
+    KernelPatch,
     KernelState,
     Limits,
     Mount,
     PreflightReport,
     SaveRequest,
     StartRequest,
+    Usage,
     VerifyReport,
 )
-from ..store.store import MANIFEST_VERSION, Manifest, Progress, Store
+from ..store.store import MANIFEST_VERSION, Manifest, Notes, Progress, Store
 from ..store.tree import tree_digest
 from . import criu, preflight
 from .engines.engine import Adopted, ContainerSpec, Engine, Source
@@ -319,6 +324,15 @@ class KernelService:
                 )
         await self.engine.signal(kernel_id, signum)
 
+    async def change(self, caller: Caller, kernel_id: str, patch: KernelPatch) -> KernelModel:
+        """Give a kernel to another runtime; its checkpoints so far stay where they are."""
+        kernel = self._get(caller, kernel_id)
+        async with self._changing(kernel, kernel_id):
+            request = kernel.record.request
+            kernel.record.request = msgspec.structs.replace(request, runtime=patch.runtime)
+            await self._set(kernel, kernel.record.state)
+        return self._model(kernel)
+
     async def delete(self, caller: Caller, kernel_id: str) -> None:
         """End a kernel and remove all of it; its checkpoints stay."""
         kernel = self._get(caller, kernel_id)
@@ -483,6 +497,75 @@ class KernelService:
 
     async def checkpoint(self, caller: Caller, checkpoint_id: str) -> CheckpointModel:
         return (await self._manifest(caller, checkpoint_id)).checkpoint
+
+    async def change_checkpoint(
+        self, caller: Caller, checkpoint_id: str, patch: CheckpointPatch
+    ) -> CheckpointModel:
+        """Name, pin or touch a checkpoint."""
+        await self._manifest(caller, checkpoint_id)
+
+        def change(notes: Notes) -> Notes:
+            return Notes(
+                name=notes.name if patch.name is None else patch.name,
+                pinned=notes.pinned if patch.pinned is None else patch.pinned,
+                touched=_now() if patch.touch else notes.touched,
+            )
+
+        await asyncio.to_thread(self.store.annotate, checkpoint_id, change)
+        return await self.checkpoint(caller, checkpoint_id)
+
+    async def copy_checkpoint(
+        self, caller: Caller, checkpoint_id: str, request: CopyRequest
+    ) -> CheckpointModel:
+        """A checkpoint of another runtime with the same data, independent of this one."""
+        source = await self._manifest(caller, checkpoint_id)
+        model = msgspec.structs.replace(
+            source.checkpoint,
+            id=str(uuid.uuid4()),
+            uid=caller.uid,
+            created=_now(),
+            trigger="remix",
+            runtime=request.runtime,
+            name=request.name,
+            parent=checkpoint_id,
+            stopped=False,
+            pinned=False,
+            touched="",
+        )
+        with self._read_lock(checkpoint_id):
+            try:
+                await self.engine.copy_snapshot(checkpoint_id, model.id)
+                await self.engine.snapshot_durable(model.id)
+                manifest = msgspec.structs.replace(source, checkpoint=model)
+                await asyncio.to_thread(self.store.clone, checkpoint_id, manifest)
+            except BaseException as error:
+                await self.engine.discard(model.id)
+                if isinstance(error, OSError):
+                    raise _from_os_error(error, "The checkpoint could not be copied.") from error
+                raise
+        return model
+
+    async def usage(self, caller: Caller) -> Usage:
+        """What the caller's checkpoints hold. Files of containers are counted as at their save."""
+        manifests = await asyncio.to_thread(self.store.list)
+        owned = [m for m in manifests if caller.owns(m.checkpoint.uid)]
+        return await asyncio.to_thread(self._usage, owned)
+
+    def _usage(self, manifests: list[Manifest]) -> Usage:
+        parts: dict[str, dict[tuple[int, int] | str, int]] = {}
+        for manifest in manifests:
+            files = self.store.held(manifest.checkpoint.id)
+            # Copies share their snapshots' data: one part for all that have the same tree.
+            tree = (manifest.tree_digest, manifest.checkpoint.files_size)
+            parts[manifest.checkpoint.id] = dict([*files.items(), tree])
+        holders = Counter(part for held in parts.values() for part in held)
+        return Usage(
+            total=sum({part: n for held in parts.values() for part, n in held.items()}.values()),
+            checkpoints={
+                name: sum(n for part, n in held.items() if holders[part] == 1)
+                for name, held in parts.items()
+            },
+        )
 
     async def delete_checkpoint(self, caller: Caller, checkpoint_id: str) -> None:
         await self._manifest(caller, checkpoint_id)
@@ -845,13 +928,15 @@ def _checked_mounts(mounts: list[Mount]) -> list[Mount]:
     return mounts
 
 
-def _from_os_error(error: OSError) -> CheckpointsError:
+def _from_os_error(
+    error: OSError, message: str = "The kernel could not be saved; it goes on running."
+) -> CheckpointsError:
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         from ..errors import InsufficientResources
 
         return InsufficientResources(
-            "The kernel could not be saved; it goes on running.",
+            message,
             reason="The disk is full.",
             hint="Free some space, or delete checkpoints.",
         )
-    return SaveFailed("The kernel could not be saved; it goes on running.", reason=str(error))
+    return SaveFailed(message, reason=str(error))

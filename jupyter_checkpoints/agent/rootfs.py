@@ -116,6 +116,10 @@ class Pool(ABC):
         """Shell commands that take the snapshot; run by CRIU while the kernel is frozen."""
 
     @abstractmethod
+    def copy_snapshot(self, source: str, target: str) -> None:
+        """A further snapshot with the same content, for another checkpoint."""
+
+    @abstractmethod
     def delete_layer(self, container: str) -> None:
         """Remove a layer; nothing happens if it is gone."""
 
@@ -152,6 +156,7 @@ class Pool(ABC):
 _SUBVOL_CREATE = 0x5000940E
 _SNAP_DESTROY = 0x5000940F
 _SNAP_CREATE_V2 = 0x50009417
+_READ_ONLY = 1 << 1
 
 
 class BtrfsPool(Pool):
@@ -194,13 +199,19 @@ class BtrfsPool(Pool):
             args = struct.pack("=q4088s", 0, os.fsencode(container))
             self._ioctl(self.layers, _SUBVOL_CREATE, args)
         else:
-            source = os.open(self.snapshots / checkpoint, os.O_RDONLY | os.O_DIRECTORY)
-            try:
-                args = struct.pack("=qQQ32x4040s", source, 0, 0, os.fsencode(container))
-                self._ioctl(self.layers, _SNAP_CREATE_V2, args)
-            finally:
-                os.close(source)
+            self._snapshot(checkpoint, self.layers, container, 0)
         return self._prepare(self.layer(container))
+
+    def copy_snapshot(self, source: str, target: str) -> None:
+        self._snapshot(source, self.snapshots, target, _READ_ONLY)
+
+    def _snapshot(self, checkpoint: str, parent: Path, name: str, flags: int) -> None:
+        source = os.open(self.snapshots / checkpoint, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            args = struct.pack("=qQQ32x4040s", source, 0, flags, os.fsencode(name))
+            self._ioctl(parent, _SNAP_CREATE_V2, args)
+        finally:
+            os.close(source)
 
     def snapshot_script(self, container: str, checkpoint: str) -> str:
         source, target = self.layer(container), self.snapshots / checkpoint
@@ -286,6 +297,11 @@ class ReflinkPool(Pool):
             command("mount", "-o", "loop,ro,norecovery", directory / "layer.img", view)
         return view / "upper"
 
+    def copy_snapshot(self, source: str, target: str) -> None:
+        (self.snapshots / target).mkdir(mode=0o700)
+        image = self.snapshots / source / "layer.img"
+        command("cp", "--reflink=always", image, self.snapshots / target / "layer.img")
+
     def delete_layer(self, container: str) -> None:
         layer = self.layer(container)
         unmount_below(layer)
@@ -320,6 +336,11 @@ class CopyPool(Pool):
         source = shlex.quote(os.fspath(self.layer(container) / "upper"))
         target = shlex.quote(os.fspath(self.snapshots / checkpoint))
         return f"mkdir -m 700 {target} && cp -a --reflink=auto {source} {target}/"
+
+    def copy_snapshot(self, source: str, target: str) -> None:
+        (self.snapshots / target).mkdir(mode=0o700)
+        upper = self.snapshots / source / "upper"
+        command("cp", "-a", "--reflink=auto", upper, self.snapshots / target, timeout=3600)
 
     def delete_layer(self, container: str) -> None:
         shutil.rmtree(self.layer(container), ignore_errors=True)

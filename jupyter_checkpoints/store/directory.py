@@ -5,6 +5,7 @@
     root/                    0700
       <id>/                  a checkpoint: exists completely, or not under this name
         manifest.json        0600: {"version": 1, "digest": …, "manifest": …}
+        notes.json           what was changed since: name, pin; replaced by a rename
         images/              the process images, as CRIU wrote them
       .staging-<id>/         a checkpoint in the making; left by a crash until the next collect()
       .deleting-<id>.<…>/    its name is gone, its files are on their way out
@@ -22,7 +23,7 @@ import shutil
 import stat
 import tempfile
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -42,13 +43,14 @@ from ..errors import (
 )
 from ..models import VerifyReport, is_id
 from .content import ContentHasher
-from .store import MANIFEST_VERSION, FileRecord, Manifest, Progress, Staging, Store
+from .store import MANIFEST_VERSION, FileRecord, Manifest, Notes, Progress, Staging, Store
 
 log = logging.getLogger(__name__)
 
 #: Bytes of the store's file system that no checkpoint may take: the host itself needs some.
 RESERVE = 256 * 2**20
 MANIFEST = "manifest.json"
+NOTES = "notes.json"
 IMAGES = "images"
 _STAGING = ".staging-"
 _DELETING = ".deleting-"
@@ -91,7 +93,7 @@ class DirectoryStore(Store):
         root.mkdir(mode=0o700, parents=True, exist_ok=True)
         root.chmod(0o700)
 
-    def begin(self, checkpoint_id: str, needed: int) -> Staging:
+    def begin(self, checkpoint_id: str, needed: int) -> DirectoryStaging:
         if not is_id(checkpoint_id):
             raise InvalidRequest(
                 f"{checkpoint_id!r} cannot be the id of a checkpoint.",
@@ -151,7 +153,59 @@ class DirectoryStore(Store):
             raise _damaged(
                 checkpoint_id, f"its manifest cannot be read: {error.strerror}"
             ) from error
-        return _decode(checkpoint_id, content)
+        return _noted(_decode(checkpoint_id, content), self._notes(checkpoint_id))
+
+    def _notes(self, checkpoint_id: str) -> Notes:
+        try:
+            return msgspec.json.decode(
+                (self._directory(checkpoint_id) / NOTES).read_bytes(), type=Notes
+            )
+        except FileNotFoundError:
+            return Notes()
+        except (OSError, msgspec.MsgspecError) as error:
+            log.warning("The notes of checkpoint %s cannot be read: %s", checkpoint_id, error)
+            return Notes()
+
+    def annotate(self, checkpoint_id: str, change: Callable[[Notes], Notes]) -> None:
+        self.load(checkpoint_id)
+        directory = self._directory(checkpoint_id)
+        with self._lock, _explained(f"Checkpoint {checkpoint_id} could not be changed"):
+            temporary = directory / (NOTES + ".tmp")
+            flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
+            with open(os.open(temporary, flags, 0o600), "wb") as file:
+                file.write(msgspec.json.encode(change(self._notes(checkpoint_id))))
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.rename(directory / NOTES)
+            _sync_directory(directory)
+
+    def clone(self, checkpoint_id: str, manifest: Manifest) -> None:
+        source = self._directory(self.load(checkpoint_id).checkpoint.id)
+        staging = self.begin(manifest.checkpoint.id, 0)
+        try:
+            with _explained(f"Checkpoint {checkpoint_id} could not be copied"):
+                for record in manifest.files:
+                    target = staging.images.parent / record.path
+                    target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+                    try:
+                        os.link(source / record.path, target, follow_symlinks=False)
+                    except FileNotFoundError as error:
+                        raise _damaged(checkpoint_id, f"{record.path}: is missing") from error
+                    _sync_directory(target.parent)
+            staging.adopt(manifest.files)
+            staging.commit(manifest)
+        except BaseException:
+            staging.abandon()
+            raise
+
+    def held(self, checkpoint_id: str) -> dict[tuple[int, int], int]:
+        try:
+            return {
+                (info.st_dev, info.st_ino): info.st_blocks * 512
+                for _, info in _walk(self._directory(checkpoint_id))
+            }
+        except FileNotFoundError:
+            return {}
 
     def images(self, checkpoint_id: str) -> Path:
         if not is_id(checkpoint_id):
@@ -163,7 +217,7 @@ class DirectoryStore(Store):
         problems: list[str] = []
         read = 0
         try:
-            if _encode(self.load(checkpoint_id)) != _encode(manifest):
+            if _saved(self.load(checkpoint_id)) != _saved(manifest):
                 problems.append(f"{MANIFEST}: not the manifest that was asked about")
             found = dict(_walk(self._directory(checkpoint_id)))
         except CheckpointsError as error:
@@ -173,7 +227,8 @@ class DirectoryStore(Store):
             problems.append(f"cannot be listed: {error.strerror}")
             found = {}
         expected = {record.path: record for record in manifest.files}
-        found.pop(MANIFEST, None)
+        for name in (MANIFEST, NOTES, NOTES + ".tmp"):
+            found.pop(name, None)
         missing, extra = expected.keys() - found.keys(), found.keys() - expected.keys()
         problems += [f"{path}: is missing" for path in sorted(missing)]
         problems += [f"{path}: does not belong here" for path in sorted(extra)]
@@ -304,6 +359,10 @@ class DirectoryStaging(Staging):
         self._sealed = sorted(records, key=lambda record: record.path)
         return self._sealed
 
+    def adopt(self, files: list[FileRecord]) -> None:
+        """Take files for sealed that are, under these very digests, in another checkpoint."""
+        self._sealed = list(files)
+
     def commit(self, manifest: Manifest) -> None:
         if (manifest.checkpoint.id, manifest.version) != (self._id, MANIFEST_VERSION):
             raise CheckpointsError(f"The manifest of checkpoint {self._id} is another one's.")
@@ -342,6 +401,21 @@ class _Meter:
         self._done += count
         if self._progress:
             self._progress(self._done, self._total)
+
+
+def _noted(manifest: Manifest, notes: Notes) -> Manifest:
+    checkpoint = msgspec.structs.replace(
+        manifest.checkpoint,
+        name=manifest.checkpoint.name if notes.name is None else notes.name,
+        pinned=notes.pinned,
+        touched=notes.touched,
+    )
+    return msgspec.structs.replace(manifest, checkpoint=checkpoint)
+
+
+def _saved(manifest: Manifest) -> Manifest:
+    """Without what notes may change."""
+    return _noted(manifest, Notes(name=""))
 
 
 def _encode(manifest: Manifest) -> bytes:

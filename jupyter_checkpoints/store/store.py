@@ -54,6 +54,18 @@ class Manifest(Struct, frozen=True, kw_only=True):
     """What the engine needs to resume it and nobody else interprets."""
 
 
+class Notes(Struct, frozen=True, kw_only=True):
+    """What may change of a checkpoint after its commit; kept beside the manifest, not in it.
+
+    So the manifest stays what was saved, to the byte, and its digest goes on to vouch for it.
+    """
+
+    name: str | None = None
+    """``None``: as in the manifest."""
+    pinned: bool = False
+    touched: str = ""
+
+
 class Staging(ABC):
     """A checkpoint in the making. Used by one save; never by two threads at once."""
 
@@ -115,7 +127,7 @@ class Store(ABC):
 
     @abstractmethod
     def load(self, checkpoint_id: str) -> Manifest:
-        """One manifest.
+        """One manifest, with its checkpoint's notes in the place of what was saved.
 
         Raises
         ------
@@ -124,6 +136,34 @@ class Store(ABC):
         CheckpointDamaged
             If it cannot be read, or has a version from the future.
         """
+
+    @abstractmethod
+    def annotate(self, checkpoint_id: str, change: Callable[[Notes], Notes]) -> None:
+        """Change a checkpoint's notes, atomically. ``NotFound`` if there is no such checkpoint.
+
+        Raises
+        ------
+        InsufficientResources
+            If the disk is full; the notes are as before.
+        """
+
+    @abstractmethod
+    def clone(self, checkpoint_id: str, manifest: Manifest) -> None:
+        """Commit ``manifest``, a further checkpoint with the very files of ``checkpoint_id``.
+
+        The files are shared where the file system can; deleting either leaves the other whole.
+
+        Raises
+        ------
+        NotFound, CheckpointDamaged
+            If there is no such checkpoint, or not all of it.
+        Conflict, InsufficientResources
+            As :meth:`begin`.
+        """
+
+    @abstractmethod
+    def held(self, checkpoint_id: str) -> dict[tuple[int, int], int]:
+        """Bytes on the disk by file (device and inode); empty if there is no such checkpoint."""
 
     @abstractmethod
     def images(self, checkpoint_id: str) -> Path:

@@ -582,6 +582,7 @@ class EmbeddedEngine(Engine):
             timeout=_criu_timeout(size),
             operation=self._operation(name) + "/save",
         )
+        await asyncio.to_thread(timers.rearm, images)
         return await asyncio.to_thread(criu.frozen_seconds, work)
 
     async def _snapshot(self, name: str, snapshot: str, *, frozen: bool) -> float:
@@ -610,6 +611,9 @@ class EmbeddedEngine(Engine):
 
     async def discard(self, checkpoint_id: str) -> None:
         await asyncio.to_thread(self.pool.delete_snapshot, checkpoint_id)
+
+    async def copy_snapshot(self, source: str, target: str) -> None:
+        await asyncio.to_thread(self.pool.copy_snapshot, source, target)
 
     async def snapshot_durable(self, checkpoint_id: str) -> None:
         await asyncio.to_thread(self.pool.sync, checkpoint_id)

@@ -147,6 +147,10 @@ class Engine(ABC):
         """Remove what :meth:`save` put into the pool for a checkpoint."""
 
     @abstractmethod
+    async def copy_snapshot(self, source: str, target: str) -> None:
+        """A further snapshot with the content of ``source``'s, for the checkpoint ``target``."""
+
+    @abstractmethod
     async def snapshot_durable(self, checkpoint_id: str) -> None:
         """Make a checkpoint's snapshot survive a power failure; called before the commit."""
 
