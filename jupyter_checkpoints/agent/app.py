@@ -140,7 +140,11 @@ class AgentApp(JupyterApp):
         )
         network = Network(paths.instance, self.subnet, self.outbound_nat)
         engine = EmbeddedEngine(paths, tools, pool, network, seccomp, service.on_exit)
-        await service.open(engine)
+        try:
+            await service.open(engine)
+        except BaseException:
+            await engine.close()
+            raise
         server = HTTPServer(
             application(service, frozenset(self.allowed_uids)),
             max_body_size=_MAX_BODY,

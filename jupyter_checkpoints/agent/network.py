@@ -51,6 +51,7 @@ class Network:
         self.prefix = f"jrc{instance}"
         self.subnet = ipaddress.IPv4Network(subnet)
         self.nat = nat
+        self._open = False
         self.table = f"jupyter_checkpoints_{instance}"
 
     @property
@@ -87,6 +88,7 @@ class Network:
         where it cannot, that is logged and they do not.
         """
         await self._require_free()
+        self._open = True
         rules = (
             f"table inet {self.table} {{}}\ndelete table inet {self.table}\n"
             f"table inet {self.table} {{\n"
@@ -132,6 +134,8 @@ class Network:
 
     async def close(self) -> None:
         """Remove the rules; called at the agent's end if no kernel is left."""
+        if not self._open:
+            return
         await self._quietly("nft", "delete", "table", "inet", self.table)
         await self._quietly("ip", "route", "del", "unreachable", str(self.subnet))
 
