@@ -35,7 +35,7 @@ from ...errors import (
 )
 from ...layout import Layout
 from ...models import Mode
-from .. import criu, monitor, oci, process
+from .. import criu, monitor, oci, process, timers
 from ..cgroup import Cgroup
 from ..network import Link, Network
 from ..process import CommandFailed
@@ -49,8 +49,7 @@ A = TypeVar("A")
 B = TypeVar("B")
 
 _START_SECONDS = 60.0
-#: A dump or restore may take this long, and a second more for every 20 MB of memory.
-_CRIU_SECONDS = 60.0
+#: A dump or restore may take a second more for every 20 MB of memory.
 _CRIU_RATE = 20e6
 #: How long clients get to come back, iopub first, after a resume that could not keep connections.
 _GATE_SECONDS = 3.0
@@ -108,8 +107,10 @@ class EmbeddedEngine(Engine):
         network: Network,
         seccomp: dict[str, Any],
         on_exit: OnExit,
+        criu_timeout: float,
     ) -> None:
         super().__init__(on_exit)
+        self.criu_timeout = criu_timeout
         self.layout = layout
         self.tools = tools
         self.pool = pool
@@ -310,7 +311,7 @@ class EmbeddedEngine(Engine):
 
         timeout = _START_SECONDS
         if source is not None and restores:
-            timeout = _criu_timeout(await asyncio.to_thread(_tree_bytes, source.images))
+            timeout = self._criu_timeout(await asyncio.to_thread(_tree_bytes, source.images))
         child, pid = await self._run_monitor(kernel, bundle, prepared(), timeout)
         state = _State(
             index=kernel.state.index,
@@ -579,7 +580,7 @@ class EmbeddedEngine(Engine):
             *("--image-path", images, "--work-path", work, "--tcp-established", "--file-locks"),
             name,
             env=self.tools.env,
-            timeout=_criu_timeout(size),
+            timeout=self._criu_timeout(size),
             operation=self._operation(name) + "/save",
         )
         await asyncio.to_thread(timers.rearm, images)
@@ -594,7 +595,7 @@ class EmbeddedEngine(Engine):
             await process.run(
                 *("sh", "-c", snapshot),
                 env=self.tools.env,
-                timeout=_CRIU_SECONDS,
+                timeout=self.criu_timeout,
                 operation=self._operation(name) + "/save",
             )
         finally:
@@ -750,6 +751,10 @@ class EmbeddedEngine(Engine):
         group.remove()
         shutil.rmtree(bundle, ignore_errors=True)
 
+    def _criu_timeout(self, size: int) -> float:
+        """Seconds that a dump or restore of ``size`` bytes may take before it is ended."""
+        return self.criu_timeout + size / _CRIU_RATE
+
     # -- small things --------------------------------------------------------------------------
 
     def _later(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
@@ -816,10 +821,6 @@ def _generations(directory: Path) -> list[int]:
     if not directory.exists():
         return []
     return [int(p.name) for p in directory.iterdir() if p.name.isdigit()]
-
-
-def _criu_timeout(size: int) -> float:
-    return _CRIU_SECONDS + size / _CRIU_RATE
 
 
 def _tree_bytes(directory: Path) -> int:
