@@ -75,6 +75,11 @@ class AgentApp(JupyterApp):
     ).tag(config=True)
     cpu_limit = Float(0.0, help="Processors a kernel may use; 0: all.").tag(config=True)
     pids_limit = Int(4096, help="Processes and threads a kernel may have.").tag(config=True)
+    criu_timeout = Float(
+        60.0,
+        help="Seconds that a save or resume may take, besides a second for every 20 MB of memory; "
+        "then it is ended. It is there for what would never end, not for what is slow.",
+    ).tag(config=True)
     orphan_grace = Float(
         300.0,
         help="Seconds after which a kernel is ended whose client (a Jupyter server, say) has died.",
@@ -139,7 +144,9 @@ class AgentApp(JupyterApp):
             orphan_grace=self.orphan_grace,
         )
         network = Network(paths.instance, self.subnet, self.outbound_nat)
-        engine = EmbeddedEngine(paths, tools, pool, network, seccomp, service.on_exit)
+        engine = EmbeddedEngine(
+            paths, tools, pool, network, seccomp, service.on_exit, self.criu_timeout
+        )
         try:
             await service.open(engine)
         except BaseException:

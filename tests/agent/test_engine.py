@@ -16,7 +16,7 @@ from jupyter_client.asynchronous.client import AsyncKernelClient
 
 from jupyter_checkpoints.agent.seccomp import DEFAULT_CAPABILITIES
 from jupyter_checkpoints.client import AgentClient
-from jupyter_checkpoints.errors import Conflict, NotFound, StartFailed
+from jupyter_checkpoints.errors import Conflict, NotFound, OperationTimeout, StartFailed
 from jupyter_checkpoints.models import KernelModel, Limits, Mount, SaveRequest, StartRequest
 
 from .agents import Agent, wait_until
@@ -407,6 +407,44 @@ async def test_orphans_are_ended(strict_agent: Agent) -> None:
         await asyncio.to_thread(
             wait_until, lambda: agent.kernel_directories() == [], what="the other's end"
         )
+
+
+@pytest.fixture
+def impatient_agent(default_image: None) -> Iterator[Agent]:
+    with running_agent("10.123.0.0/16", "--AgentApp.criu_timeout=2") as agent:
+        yield agent
+
+
+async def test_what_would_never_end_is_ended(impatient_agent: Agent, tmp_path: Path) -> None:
+    """A clone waits for a file lock that the original holds: CRIU alone would wait for ever."""
+    agent = impatient_agent
+    kernel_id, clone_id = str(uuid.uuid4()), str(uuid.uuid4())
+    mounts = [Mount(source=str(tmp_path), target="/data")]
+    async with AgentClient(agent.socket) as client:
+        model = await client.start_kernel(python_kernel(kernel_id, detached=True, mounts=mounts))
+        async with connected(model) as channels:
+            await run(
+                channels,
+                "import fcntl; f = open('/data/locked', 'w'); fcntl.flock(f, fcntl.LOCK_EX)",
+            )
+            saved = await client.save(kernel_id, SaveRequest())
+            with pytest.raises(OperationTimeout):
+                await client.start_kernel(
+                    StartRequest(kernel_id=clone_id, checkpoint=saved.id, mounts=mounts)
+                )
+            with pytest.raises(NotFound):
+                await client.kernel(clone_id)
+            assert await run(channels, "f.write('still mine'); f.flush(); print(1)") == "1"
+            # Once the original has let go of it, the same checkpoint resumes.
+            await run(channels, "f.truncate(0); f.seek(0); fcntl.flock(f, fcntl.LOCK_UN)")
+            clone = await client.start_kernel(
+                StartRequest(kernel_id=clone_id, checkpoint=saved.id, mounts=mounts, detached=True)
+            )
+            async with connected(clone) as others:
+                assert await run(others, "print(f.name)") == "/data/locked"
+        for kernel in (kernel_id, clone_id):
+            await client.delete_kernel(kernel)
+        await client.delete_checkpoint(saved.id)
 
 
 async def test_two_agents_cannot_share_a_directory(private_agent: Agent) -> None:
