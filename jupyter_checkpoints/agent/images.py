@@ -249,12 +249,12 @@ class ImageStore:
     @contextmanager
     def _staging(self) -> Iterator[Path]:
         """A new directory, locked as long as its maker lives; removed unless it was renamed."""
-        self._make_root()
-        self._remove_abandoned()
-        path = Path(tempfile.mkdtemp(prefix=".staging-", dir=self.root))
-        lock = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-        try:
+        with self._exclusive():  # a new directory must not look abandoned before it is locked
+            self._remove_abandoned()
+            path = Path(tempfile.mkdtemp(prefix=".staging-", dir=self.root))
+            lock = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
             fcntl.flock(lock, fcntl.LOCK_EX)
+        try:
             yield path
         finally:
             # Renamed into place, the directory is no longer found under this name.
@@ -262,16 +262,18 @@ class ImageStore:
             os.close(lock)
 
     def _remove_abandoned(self) -> None:
-        with self._exclusive():
-            for path in self.root.glob(".staging-*"):
+        for path in self.root.glob(".staging-*"):
+            try:
                 descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-                try:
-                    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    shutil.rmtree(path, ignore_errors=True)
-                except BlockingIOError:
-                    continue
-                finally:
-                    os.close(descriptor)
+            except FileNotFoundError:  # its maker has just removed it
+                continue
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                shutil.rmtree(path, ignore_errors=True)
+            except BlockingIOError:
+                continue
+            finally:
+                os.close(descriptor)
 
     @contextmanager
     def _exclusive(self) -> Iterator[None]:
