@@ -204,10 +204,10 @@ class ImageStore:
         (staging / "image.json").write_bytes(msgspec.json.encode(image))
         _sync_file_system(staging)
         with self._exclusive():
-            if self._record(digest) is None:
+            if (there := self._record(digest)) is None:
                 staging.rename(self.root / digest)
             self._write_names(self._names() | {key: digest})
-        return self.resolve(key)
+        return replace(there or image, name=_shown(key))
 
     def _records(self) -> Iterator[ImageModel]:
         try:
