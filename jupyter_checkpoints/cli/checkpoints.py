@@ -101,29 +101,21 @@ class ListApp(AgentCommand):
             found = [model for model in found if model.kernel_id.startswith(self.kernel)]
 
         def show() -> None:
-            from .output import moment, print_table, size
+            from .output import moment, print_table, short_ids, size
 
+            ids = short_ids(model.id for model in found)
+            kernel_ids = short_ids(model.kernel_id for model in found)
             print_table(
-                [
-                    "CHECKPOINT",
-                    "NAME",
-                    "CREATED",
-                    "KERNEL",
-                    "KERNELSPEC",
-                    "MODE",
-                    "MEMORY",
-                    "FILES",
-                ],
+                ["CHECKPOINT", "NAME", "CREATED", "KERNEL", "KERNELSPEC", "MODE", "SIZE"],
                 [
                     (
-                        model.id,
+                        ids[model.id],
                         model.name,
                         moment(model.created),
-                        model.kernel_id,
+                        kernel_ids[model.kernel_id],
                         model.kernel_name,
                         model.mode,
-                        size(model.memory_size),
-                        size(model.files_size),
+                        size(model.memory_size + model.files_size),
                     )
                     for model in found
                 ],
@@ -180,6 +172,10 @@ jupyter checkpoints resume 8a1e --in-place"""
 
     async def work(self, agent: AgentClient) -> None:
         model = await resolve.checkpoint(agent, self.extra_args[0])
+        if not self.json:
+            for finding in (await agent.preflight(model.id)).findings:
+                if finding.severity == "warn":  # what blocks is in the agent's answer
+                    print(f"Note: {finding.message} {finding.hint}".strip(), file=sys.stderr)
         with self.progress("Resuming") as progress:
             if self.in_place or self.kernel:
                 target = await resolve.kernel(agent, self.kernel or model.kernel_id)
@@ -281,12 +277,12 @@ class DeleteApp(AgentCommand):
 
 def _resumed(kernel: KernelModel, file: Path) -> None:
     print(file)
-    print(
-        f"Kernel {kernel.id} runs. Use it, for instance, with\n"
-        f"  jupyter console --existing {file}\n"
-        f"and end it with\n  jupyter checkpoints kill {kernel.id}",
-        file=sys.stderr,
+    how = (
+        f"Kernel {kernel.id} runs. Use it, for instance, with\n  jupyter console --existing {file}"
     )
+    if kernel.detached:
+        how += f"\nand end it with\n  jupyter checkpoints kill {kernel.id}"
+    print(how, file=sys.stderr)
 
 
 def _show(model: CheckpointModel, report: PreflightReport) -> None:

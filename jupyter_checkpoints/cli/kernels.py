@@ -24,19 +24,20 @@ class PsApp(AgentCommand):
         kernels = await agent.kernels()
 
         def show() -> None:
-            from .output import moment, print_table
+            from .output import moment, print_table, short_ids
 
+            kernel_ids = short_ids(kernel.id for kernel in kernels)
+            checkpoint_ids = short_ids(kernel.checkpoint for kernel in kernels)
             print_table(
-                ["KERNEL", "STATE", "KERNELSPEC", "IMAGE", "MODE", "SINCE", "CHECKPOINT"],
+                ["KERNEL", "STATE", "KERNELSPEC", "IMAGE", "SINCE", "CHECKPOINT"],
                 [
                     (
-                        kernel.id,
+                        kernel_ids[kernel.id],
                         _state(kernel),
                         kernel.kernel_name,
                         kernel.image,
-                        kernel.mode,
                         moment(kernel.created),
-                        kernel.checkpoint,
+                        checkpoint_ids[kernel.checkpoint],
                     )
                     for kernel in kernels
                 ],

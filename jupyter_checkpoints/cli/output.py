@@ -27,9 +27,23 @@ def seconds(duration: float) -> str:
 def moment(iso: str) -> str:
     """An ISO moment in the user's own time zone."""
     try:
-        return datetime.fromisoformat(iso).astimezone().strftime("%Y-%m-%d %H:%M:%S")
+        return datetime.fromisoformat(iso).astimezone().strftime("%Y-%m-%d %H:%M")
     except ValueError:
         return iso
+
+
+def short_ids(ids: Iterable[str]) -> dict[str, str]:
+    """What tables call each of these ids: whole for programs, a unique beginning on a terminal.
+
+    Commands take such a beginning for the id.
+    """
+    known = set(ids)
+    if not sys.stdout.isatty():
+        return {identifier: identifier for identifier in known}
+    length = 8
+    while len({identifier[:length] for identifier in known}) < len(known):
+        length += 1
+    return {identifier: identifier[:length] for identifier in known}
 
 
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]], *, empty: str) -> None:
@@ -52,12 +66,13 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]], *, empty:
 
 
 def print_facts(facts: Iterable[tuple[str, str]]) -> None:
-    """``name: value`` lines, values aligned; used by ``show`` and ``doctor``."""
+    """``name: value`` lines, values aligned, without the empty ones."""
     table = Table(box=None, show_header=False, pad_edge=False)
     table.add_column(style="bold", no_wrap=True)
     table.add_column(overflow="fold")
     for name, value in facts:
-        table.add_row(name, value)
+        if value:
+            table.add_row(name, value)
     width = None if sys.stdout.isatty() else 10_000
     Console(width=width, highlight=False, markup=False).print(table)
 
@@ -76,18 +91,18 @@ def progress(label: str, *, quiet: bool = False) -> Iterator[Callable[[Event], N
 
 @contextmanager
 def _bar(label: str) -> Iterator[Callable[[Event], None]]:
-    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeElapsedColumn
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
     bar = Progress(
         TextColumn("{task.description}"),
         BarColumn(),
-        DownloadColumn(),
+        TextColumn("{task.fields[amount]}"),
         TimeElapsedColumn(),
         console=Console(stderr=True, highlight=False),
         transient=True,
     )
     with bar:
-        task = bar.add_task(label, total=None)
+        task = bar.add_task(label, total=None, amount="")
 
         def show(event: Event) -> None:
             if event.message:
@@ -97,6 +112,7 @@ def _bar(label: str) -> Iterator[Callable[[Event], None]]:
                 description=f"{label}: {event.stage}" if event.stage else label,
                 completed=event.done,
                 total=event.total or None,
+                amount=f"{size(event.done)} of {size(event.total)}" if event.total else "",
             )
 
         yield show
