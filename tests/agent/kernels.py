@@ -32,8 +32,11 @@ def python_kernel(
     )
 
 
-def client_of(kernel: KernelModel) -> AsyncKernelClient:
-    """A client with its channels started; the caller stops them."""
+def client_of(kernel: KernelModel, session: str = "") -> AsyncKernelClient:
+    """A client with its channels started; the caller stops them.
+
+    With the ``session`` of another client it gets the replies to what that one had asked.
+    """
     connection = kernel.connection
     assert connection is not None
     client = AsyncKernelClient(
@@ -45,6 +48,7 @@ def client_of(kernel: KernelModel) -> AsyncKernelClient:
         hb_port=connection.hb_port,
     )
     client.session.key = connection.key.encode()
+    client.session.session = session or client.session.session
     client.start_channels()
     return client
 
