@@ -41,6 +41,8 @@ class Agent:
             f"--subnet={subnet}",
             *options,
         ]
+        #: A program that runs the agent, if it is not to be run directly.
+        self.runner: list[str] = []
         self.process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -51,7 +53,7 @@ class Agent:
         """Returns when it answers."""
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "jupyter_checkpoints.agent", *self.options],
+                [*self.runner, sys.executable, "-m", "jupyter_checkpoints.agent", *self.options],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
