@@ -304,6 +304,8 @@ class KernelService:
             container = await self.engine.resume(spec, source)
             kernel.pid = container.pid
             record.checkpoint = record.parent = checkpoint.id
+            # Its key may be another than that of the state it replaces.
+            record.connection = manifest.connection
 
     async def signal(self, caller: Caller, kernel_id: str, signum: int) -> None:
         kernel = self._get(caller, kernel_id)

@@ -1,0 +1,281 @@
+"""Jupyter Server's kernel manager, taught to save before it culls and to resume when it starts.
+
+There is no hook before a cull, and a provisioner hears of a shutdown when the kernel has its
+shutdown request already. So the few methods through which everything passes are overridden:
+:class:`CheckpointKernels` can be mixed into any asynchronous mapping kernel manager, and
+:class:`CheckpointKernelManager` is what the extension puts into place.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from contextvars import ContextVar
+from datetime import datetime
+from queue import Empty
+from typing import Any
+
+from jupyter_client.asynchronous.client import AsyncKernelClient
+from jupyter_client.provisioning.factory import KernelProvisionerFactory
+from jupyter_server.services.kernels.kernelmanager import AsyncMappingKernelManager
+from tornado import web
+from traitlets import Instance
+
+from .errors import CheckpointsError, ResumeFailed
+from .kernelspecs import PROVISIONER
+from .models import ConnectionInfo
+from .provisioner import ContainerProvisioner, connection_dict
+from .runtimes import Plan, Runtimes
+from .websocket import CheckpointWebsocketConnection
+
+#: Whether what is done now is done by the culler.
+_culling: ContextVar[bool] = ContextVar("culling", default=False)
+
+#: Seconds that a kernel gets to answer after a resume.
+_ANSWER_SECONDS = 30.0
+
+
+class CheckpointKernels(AsyncMappingKernelManager):
+    """The overrides. Without :attr:`runtimes` (the extension sets it) nothing is different."""
+
+    runtimes = Instance(Runtimes, allow_none=True)
+
+    # -- starting -----------------------------------------------------------------------------
+
+    async def _async_start_kernel(
+        self, *, kernel_id: str | None = None, path: Any = None, **kwargs: Any
+    ) -> str:
+        """Start a kernel; that of a notebook with a checkpoint goes on where it was saved.
+
+        ``plan`` says what to resume, and makes it an error if that fails.
+        """
+        plan: Plan | None = kwargs.pop("plan", None)
+        name = kwargs.get("kernel_name") or self.default_kernel_name
+        if (
+            self.runtimes is None
+            or (kernel_id is not None and kernel_id in self)
+            or not self._runs_in_container(name)
+        ):
+            return await super()._async_start_kernel(kernel_id=kernel_id, path=path, **kwargs)
+        kernel_id = kernel_id or self.new_kernel_id(**kwargs)
+        required = plan is not None
+        if plan is None:
+            notebook = (kwargs.get("env") or {}).get("JPY_SESSION_NAME", "")
+            plan = await self.runtimes.plan_start(self._contents_path(notebook), name)
+        kwargs |= {"kernel_id": kernel_id, "path": path, "runtime": plan.runtime}
+        if plan.checkpoint is not None:
+            try:
+                await super()._async_start_kernel(**kwargs, restore_from=plan.checkpoint.id)
+                await self._started(kernel_id)
+            except Exception as error:
+                # jupyter_client keeps the task of a start that failed.
+                self._pending_kernels.pop(kernel_id, None)
+                self.remove_kernel(kernel_id)
+                if required:
+                    raise
+                self.runtimes.resume_failed(kernel_id, plan, _known(error))
+            else:
+                await self._answers(kernel_id)
+                await self._bind(kernel_id, plan, resumed=True)
+                return kernel_id
+        await super()._async_start_kernel(**kwargs)
+        if plan.checkpoint is not None:
+            # So that what it says of its start is not taken for its being used.
+            await self._answers(kernel_id)
+        await self._bind(kernel_id, plan, resumed=False)
+        return kernel_id
+
+    start_kernel = _async_start_kernel  # type: ignore[assignment]
+
+    async def _bind(self, kernel_id: str, plan: Plan, *, resumed: bool) -> None:
+        runtimes = self.runtimes
+        assert runtimes is not None
+        # When it dies, and its manager starts it again.
+        self.add_restart_callback(kernel_id, lambda: runtimes.restarted(kernel_id), "restart")
+        await runtimes.started(kernel_id, plan, resumed=resumed)
+
+    def _runs_in_container(self, kernel_name: str) -> bool:
+        """Whether kernels of this kernelspec are ours."""
+        try:
+            manager: Any = self.kernel_spec_manager
+            spec = manager.get_kernel_spec(kernel_name)
+        except Exception:  # the start itself says what is wrong with it
+            return False
+        stanza = spec.metadata.get("kernel_provisioner", {})
+        factory = KernelProvisionerFactory.instance(parent=self)
+        return bool(stanza.get("provisioner_name", factory.default_provisioner_name) == PROVISIONER)
+
+    def _contents_path(self, notebook: str) -> str:
+        """What contents call the file that a session has named."""
+        root = self.root_dir.rstrip("/") + "/"
+        return notebook.removeprefix(root) if notebook.startswith(root) else ""
+
+    async def _started(self, kernel_id: str) -> None:
+        ready = self.get_kernel(kernel_id).ready
+        await (ready if isinstance(ready, asyncio.Future) else asyncio.wrap_future(ready))
+
+    # -- ending -------------------------------------------------------------------------------
+
+    async def cull_kernels(self) -> None:
+        """Look at all kernels at once: each may have to be saved first."""
+        await asyncio.gather(*(self._cull_one(kernel_id) for kernel_id in list(self._kernels)))
+
+    async def _cull_one(self, kernel_id: str) -> None:
+        try:
+            await self.cull_kernel_if_idle(kernel_id)
+        except Exception:
+            self.log.exception("Kernel %s could not be culled", kernel_id)
+
+    async def cull_kernel_if_idle(self, kernel_id: str) -> None:
+        """Cull a kernel if it is idle, and only when it has been saved."""
+        token = _culling.set(True)
+        try:
+            await super().cull_kernel_if_idle(kernel_id)
+        finally:
+            _culling.reset(token)
+
+    async def _async_shutdown_kernel(
+        self, kernel_id: str, now: bool | None = False, restart: bool | None = False
+    ) -> Any:
+        """Shut a kernel down: not before what is to be saved is saved, nor in mid-resume."""
+        runtimes = self.runtimes
+        if runtimes is None:
+            return await super()._async_shutdown_kernel(kernel_id, now=now, restart=restart)
+        if _culling.get() and not await runtimes.may_cull(kernel_id):
+            return None
+        await runtimes.settled(kernel_id)
+        now = now or runtimes.is_final(kernel_id)
+        result = await super()._async_shutdown_kernel(kernel_id, now=now, restart=restart)
+        runtimes.ended(kernel_id)
+        return result
+
+    shutdown_kernel = _async_shutdown_kernel  # type: ignore[assignment]
+
+    def remove_kernel(self, kernel_id: str) -> Any:
+        """Forget a kernel; also called when it died for good."""
+        if self.runtimes is not None and kernel_id in self._kernels:
+            self.runtimes.ended(kernel_id)
+        return super().remove_kernel(kernel_id)
+
+    async def _async_restart_kernel(self, kernel_id: str, now: bool = False) -> Any:
+        """Restart: a fresh kernel, whatever was saved."""
+        if self.runtimes is None:
+            return await super()._async_restart_kernel(kernel_id, now=now)
+        await self.runtimes.settled(kernel_id)
+        await self.runtimes.before_restart(kernel_id)
+        self.runtimes.restarted(kernel_id)
+        return await super()._async_restart_kernel(kernel_id, now=now)
+
+    restart_kernel = _async_restart_kernel  # type: ignore[assignment]
+
+    def interrupt_kernel(self, kernel_id: str) -> Any:
+        """Interrupt; refused in mid-resume, because it was meant for the state before."""
+        if self.runtimes is not None and self.runtimes.is_resuming(kernel_id):
+            raise web.HTTPError(409, f"Kernel {kernel_id} is being resumed.")
+        return super().interrupt_kernel(kernel_id)
+
+    # -- what Runtimes asks -------------------------------------------------------------------
+
+    def in_container(self, kernel_id: str) -> bool:
+        """Whether it is a kernel that can be saved."""
+        kernel = self._kernels.get(kernel_id)
+        return kernel is not None and isinstance(kernel.provisioner, ContainerProvisioner)
+
+    def last_activity(self, kernel_id: str) -> datetime | None:
+        """When something was last run in it."""
+        kernel = self._kernels.get(kernel_id)
+        if kernel is None or kernel.execution_state == "dead":
+            return None
+        return kernel.last_activity  # type: ignore[no-any-return]
+
+    def is_busy(self, kernel_id: str) -> bool:
+        """Whether it is running something now."""
+        kernel = self._kernels.get(kernel_id)
+        return kernel is not None and kernel.execution_state == "busy"
+
+    async def start_resumed(self, plan: Plan) -> str:
+        """Start a new kernel from a plan's checkpoint; returns its id."""
+        assert plan.checkpoint is not None
+        name = plan.checkpoint.kernel_name
+        if not self._runs_in_container(name):
+            raise ResumeFailed(
+                "The checkpoint could not be resumed.",
+                reason=f"There is no kernelspec {name!r} that runs kernels in containers.",
+                hint="`jupyter checkpoints kernelspec list` shows those there are.",
+            )
+        directory = plan.path.rpartition("/")[0]
+        return await self.start_kernel(kernel_name=name, path=directory, plan=plan)
+
+    async def end(self, kernel_id: str) -> None:
+        """Shut a kernel down that another has replaced."""
+        if kernel_id in self:
+            await self._async_shutdown_kernel(kernel_id)
+
+    async def adopt(self, kernel_id: str, connection: ConnectionInfo) -> None:
+        """A kernel was put to another state: take over its key, wait until it answers.
+
+        Called while requests are held. Websockets stay open, and everything they sent or get
+        from now on is signed with the key that the kernel has in that state.
+        """
+        kernel: Any = self.get_kernel(kernel_id)
+        key = connection.key.encode()
+        if key != kernel.session.key:
+            kernel.session.key = key
+            kernel.provisioner.connection_info = connection_dict(connection)
+            kernel.cleanup_connection_file()
+            kernel.write_connection_file()
+            self.stop_watching_activity(kernel_id)
+            self.start_watching_activity(kernel_id)
+            for page in CheckpointWebsocketConnection.of_kernel(kernel_id):
+                page.session.key = key
+        # Until it says otherwise it may be doing anything; a handshake makes that `idle`.
+        kernel.execution_state = "starting"
+        await self._answers(kernel_id)
+        if kernel.execution_state == "starting":
+            kernel.execution_state = "idle"
+
+    async def _answers(self, kernel_id: str) -> None:
+        """Wait until a kernel answers, on shell and on iopub; one that is busy will later."""
+        client = self._client(kernel_id)
+        try:
+            await client.wait_for_ready(timeout=_ANSWER_SECONDS)
+        except RuntimeError as error:
+            self.log.warning("Kernel %s does not answer yet: %s", kernel_id, error)
+        finally:
+            client.stop_channels()
+
+    async def execute(self, kernel_id: str, code: str, timeout: float) -> str:
+        """Run code that no history keeps; returns what went wrong, or nothing."""
+        client = self._client(kernel_id)
+        try:
+            message = client.execute(code, silent=True, store_history=False, allow_stdin=False)
+            async with asyncio.timeout(timeout):
+                while True:
+                    reply = await client.get_shell_msg(timeout=timeout)
+                    if reply["parent_header"].get("msg_id") == message:
+                        break
+        except (TimeoutError, Empty):
+            return f"It took longer than {timeout:g} seconds."
+        finally:
+            client.stop_channels()
+        content = reply["content"]
+        if content["status"] == "ok":
+            return ""
+        return f"{content.get('ename', content['status'])}: {content.get('evalue', '')}"
+
+    def _client(self, kernel_id: str) -> AsyncKernelClient:
+        kernel: Any = self.get_kernel(kernel_id)
+        client: AsyncKernelClient = kernel.client(session=kernel.session.clone())
+        client.start_channels()
+        return client
+
+
+class CheckpointKernelManager(CheckpointKernels):
+    """The kernel manager that the extension puts into place."""
+
+
+def _known(error: Exception) -> CheckpointsError:
+    if isinstance(error, CheckpointsError):
+        return error
+    return ResumeFailed(
+        "The checkpoint could not be resumed.", reason=f"{type(error).__name__}: {error}"
+    )

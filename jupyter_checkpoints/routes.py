@@ -1,0 +1,443 @@
+"""REST of the server extension, below ``/jupyter-checkpoints/``; ``openapi.yaml`` describes it.
+
+Handlers only read requests and write answers: what is done is done by
+:class:`~jupyter_checkpoints.runtimes.Runtimes` and by the agent. Every method is authenticated, and
+authorized for the resource ``runtime_checkpoints``: ``read`` to look, ``write`` to save and delete,
+``execute`` for what makes code run.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+import msgspec
+from jupyter_server.auth.decorator import authorized
+from jupyter_server.base.handlers import APIHandler
+from jupyter_server.extension.handler import ExtensionHandlerMixin
+from msgspec import Meta, Struct, field
+from tornado import web
+
+from . import __version__
+from .client import connect
+from .errors import CheckpointsError, HostNotReady, InvalidRequest, NotFound
+from .models import CheckpointModel, CheckpointPatch, Id, Mode, Name, is_id
+from .operations import Operation, known
+from .runtimes import Runtimes
+
+T = TypeVar("T")
+
+PREFIX = "/jupyter-checkpoints"
+OPENAPI = Path(__file__).parent / "openapi.yaml"
+
+NotebookPath = Annotated[str, Meta(min_length=1, max_length=4096)]
+
+
+class SaveBody(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """``POST checkpoints``: what to save, either of the two."""
+
+    kernel_id: Id | None = None
+    notebook: NotebookPath | None = None
+    name: Name = ""
+    mode: Mode | None = None
+
+
+class ChangeBody(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """``PATCH checkpoints/{id}``."""
+
+    name: Name | None = None
+    pinned: bool | None = None
+
+
+class ResumeBody(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """``POST checkpoints/{id}/resume``: in place in a kernel, or in a new one of a notebook."""
+
+    kernel_id: Id | None = None
+    notebook: NotebookPath | None = None
+
+
+class RemixBody(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """``POST remix``."""
+
+    source: NotebookPath
+    target: NotebookPath
+    checkpoint: Id | None = None
+
+
+class PruneBody(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """``POST prune``."""
+
+    dry_run: bool = False
+
+
+class DangerBody(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """``POST danger``: why, for the log."""
+
+    reason: Annotated[str, Meta(max_length=1000)] = ""
+
+
+class RuntimeModel(Struct, kw_only=True):
+    """One runtime of the user's."""
+
+    runtime: str
+    notebook: str = ""
+    """Its path on this server; empty if it is none of this server's."""
+    deleted: str = ""
+    """When its notebook was deleted, if it was."""
+    kernels: list[str] = field(default_factory=list)
+    checkpoints: int = 0
+    newest: CheckpointModel | None = None
+    bytes: int = 0
+    """What deleting all of its checkpoints one by one would free at least."""
+
+
+class Handler(ExtensionHandlerMixin, APIHandler):
+    """Bodies, answers and errors; the base of every handler."""
+
+    auth_resource = "runtime_checkpoints"
+
+    @property
+    def runtimes(self) -> Runtimes:
+        """The service; raises where the extension is switched off."""
+        extension: Any = self.extensionapp
+        if extension.runtimes is None:
+            raise HostNotReady(
+                "Runtime checkpoints are off in this server.", reason=extension.why_not
+            )
+        service: Runtimes = extension.runtimes
+        return service
+
+    def body(self, kind: type[T]) -> T:
+        """The request's JSON, checked."""
+        try:
+            return msgspec.json.decode(self.request.body or b"{}", type=kind)
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+            raise InvalidRequest("The request cannot be read.", reason=str(error)) from error
+
+    def answer(self, value: Any, status: int = 200) -> None:
+        """Finish with JSON."""
+        self.set_status(status)
+        self.set_header("Content-Type", "application/json")
+        self.finish(msgspec.json.encode(value))
+
+    def accepted(self, operation: Operation) -> None:
+        """Finish with 202 and where to ask for the rest."""
+        self.set_header("Location", self._url("operations", operation.id))
+        self.answer(operation.model(), 202)
+
+    def _url(self, *parts: str) -> str:
+        return "/".join([self.base_url.rstrip("/") + PREFIX, *parts])
+
+    def untracked(self) -> None:
+        """This request is no sign of somebody being there: pages poll."""
+        self._track_activity = False
+
+    def write_error(self, status_code: int, **kwargs: Any) -> None:
+        """Our errors as they are, all others as Jupyter Server's API has them."""
+        error = kwargs.get("exc_info", (None, None, None))[1]
+        if error is None or isinstance(error, web.HTTPError):
+            super().write_error(status_code, **kwargs)
+            return
+        body = known(error)
+        self.set_status(body.http_status)
+        self.set_header("Content-Type", "application/json")
+        self.finish(msgspec.json.encode(body.to_json()))
+
+    def log_exception(self, typ: Any, value: Any, tb: Any) -> None:
+        """Errors of users and of the agent are answers, and no news for the log."""
+        if isinstance(value, CheckpointsError):
+            self.log.info("%s %s: %s", self.request.method, self.request.path, value)
+        else:
+            super().log_exception(typ, value, tb)
+
+
+def _checked(identifier: str) -> str:
+    """An id from a path. Nothing that is not one is passed on."""
+    if not is_id(identifier):
+        raise InvalidRequest(f"{identifier[:80]!r} cannot be an id.")
+    return identifier
+
+
+class StatusHandler(Handler):
+    @web.authenticated
+    @authorized
+    async def get(self) -> None:
+        """Whether all is there that is needed; never an error."""
+        self.untracked()
+        extension: Any = self.extensionapp
+        status: dict[str, Any] = {
+            "version": __version__,
+            "available": False,
+            "message": extension.why_not,
+            "reason": "",
+            "hint": "",
+            "agent": None,
+            "operations": [],
+        }
+        if extension.runtimes is not None:
+            status["operations"] = [o.model() for o in extension.runtimes.operations.running()]
+            try:
+                async with connect() as agent:
+                    found = await agent.status()
+            except CheckpointsError as error:
+                status |= {"message": error.message, "reason": error.reason, "hint": error.hint}
+            else:
+                status["agent"] = found
+                blocking = [p for p in found.problems if p.severity == "block"]
+                status["available"] = not blocking
+                if blocking:
+                    status |= {"message": blocking[0].message, "hint": blocking[0].hint}
+        self.answer(status)
+
+
+class RuntimesHandler(Handler):
+    @web.authenticated
+    @authorized
+    async def get(self) -> None:
+        """All runtimes that have a checkpoint, a kernel or a notebook."""
+        self.untracked()
+        self.answer(list((await self.collected()).values()))
+
+    async def collected(self) -> dict[str, RuntimeModel]:
+        """What agent and registry know, by runtime."""
+        runtimes = self.runtimes
+        async with connect() as agent:
+            checkpoints, kernels, usage = await asyncio.gather(
+                agent.checkpoints(), agent.kernels(), agent.usage()
+            )
+        found: dict[str, RuntimeModel] = {}
+        for entry in await asyncio.to_thread(runtimes.registry.all):
+            found[entry.runtime] = RuntimeModel(
+                runtime=entry.runtime,
+                notebook=runtimes.path_of(entry.place),
+                deleted=entry.deleted,
+            )
+        for checkpoint in checkpoints:  # newest first
+            if checkpoint.runtime:
+                model = found.setdefault(
+                    checkpoint.runtime, RuntimeModel(runtime=checkpoint.runtime)
+                )
+                model.newest = model.newest or checkpoint
+                model.checkpoints += 1
+                model.bytes += usage.checkpoints.get(checkpoint.id, 0)
+        for kernel in kernels:
+            if kernel.runtime and kernel.state != "exited":
+                model = found.setdefault(kernel.runtime, RuntimeModel(runtime=kernel.runtime))
+                model.kernels.append(kernel.id)
+        return found
+
+
+class RuntimeHandler(RuntimesHandler):
+    @web.authenticated
+    @authorized
+    async def get(self, runtime: str) -> None:
+        """One runtime."""
+        self.untracked()
+        found = (await self.collected()).get(_checked(runtime))
+        if found is None:
+            raise NotFound(f"There is no runtime {runtime}.")
+        self.answer(found)
+
+
+class FreshHandler(Handler):
+    @web.authenticated
+    @authorized(action="execute")
+    async def post(self, runtime: str) -> None:
+        """The runtime's next kernel starts without a checkpoint, once."""
+        await self.runtimes.start_fresh_next(_checked(runtime))
+        self.set_status(204)
+        self.finish()
+
+
+class CheckpointsHandler(Handler):
+    @web.authenticated
+    @authorized
+    async def get(self) -> None:
+        """Checkpoints, newest first; of one notebook, runtime or kernel if that is named."""
+        self.untracked()
+        runtime = self.get_query_argument("runtime", "")
+        kernel = self.get_query_argument("kernel", "")
+        notebook = self.get_query_argument("notebook", "")
+        for identifier in (runtime, kernel):
+            if identifier:
+                _checked(identifier)
+        if notebook:
+            settings = await self.runtimes.settings(notebook)
+            its_own = await self.runtimes.runtime_of(notebook, settings) or settings.runtime
+            if not its_own or runtime not in ("", its_own):
+                self.answer([])
+                return
+            runtime = its_own
+        async with connect() as agent:
+            self.answer(await agent.checkpoints(kernel=kernel, runtime=runtime))
+
+    @web.authenticated
+    @authorized
+    async def post(self) -> None:
+        """Save a kernel."""
+        body = self.body(SaveBody)
+        if (body.kernel_id is None) == (body.notebook is None):
+            raise InvalidRequest("Name either a kernel_id or a notebook.")
+        kernel_id = body.kernel_id or ""
+        if body.notebook is not None:
+            extension: Any = self.extensionapp
+            session = await extension.sessions.of_notebook(body.notebook)
+            if session is None:
+                raise NotFound(f"{body.notebook} has no kernel that could be saved.")
+            kernel_id = session["kernel"]["id"]
+        await self.runtimes.require_saveable(kernel_id)
+        self.accepted(
+            self.runtimes.save(kernel_id, trigger="manual", name=body.name, mode=body.mode)
+        )
+
+
+class CheckpointHandler(Handler):
+    @web.authenticated
+    @authorized
+    async def get(self, checkpoint_id: str) -> None:
+        """One checkpoint."""
+        self.untracked()
+        async with connect() as agent:
+            self.answer(await agent.checkpoint(_checked(checkpoint_id)))
+
+    @web.authenticated
+    @authorized
+    async def patch(self, checkpoint_id: str) -> None:
+        """Name or pin a checkpoint."""
+        body = self.body(ChangeBody)
+        patch = CheckpointPatch(name=body.name, pinned=body.pinned)
+        async with connect() as agent:
+            model = await agent.change_checkpoint(_checked(checkpoint_id), patch)
+        self.runtimes.changed(model)
+        self.answer(model)
+
+    @web.authenticated
+    @authorized
+    async def delete(self, checkpoint_id: str) -> None:
+        """Delete a checkpoint, for ever."""
+        async with connect() as agent:
+            model = await agent.checkpoint(_checked(checkpoint_id))
+            await agent.delete_checkpoint(checkpoint_id)
+        self.runtimes.deleted(checkpoint_id, model.runtime, "a user deleted it")
+        self.set_status(204)
+        self.finish()
+
+
+class PreflightHandler(Handler):
+    @web.authenticated
+    @authorized
+    async def get(self, checkpoint_id: str) -> None:
+        """Whether it can be resumed here."""
+        self.untracked()
+        async with connect() as agent:
+            self.answer(await agent.preflight(_checked(checkpoint_id)))
+
+
+class ResumeHandler(Handler):
+    @web.authenticated
+    @authorized(action="execute")
+    async def post(self, checkpoint_id: str) -> None:
+        """Resume: in place, or in a new kernel."""
+        body = self.body(ResumeBody)
+        if body.kernel_id is not None and body.notebook is not None:
+            raise InvalidRequest("Name a kernel_id or a notebook, not both.")
+        async with connect() as agent:
+            checkpoint = await agent.checkpoint(_checked(checkpoint_id))
+        if body.kernel_id is not None:
+            self.accepted(self.runtimes.resume_in_place(checkpoint, body.kernel_id))
+        else:
+            operation = await self.runtimes.resume_in_new_kernel(checkpoint, body.notebook or "")
+            self.accepted(operation)
+
+
+class RemixHandler(Handler):
+    @web.authenticated
+    @authorized(action="execute")
+    async def post(self) -> None:
+        """Copy a notebook together with its runtime."""
+        body = self.body(RemixBody)
+        copy = await self.runtimes.remix(body.source, body.target, body.checkpoint or "")
+        self.set_header("Location", self._url("checkpoints", copy.id))
+        self.answer({"notebook": body.target, "runtime": copy.runtime, "checkpoint": copy}, 201)
+
+
+class OperationHandler(Handler):
+    @web.authenticated
+    @authorized
+    async def get(self, operation_id: str) -> None:
+        """How far long work is, or how it ended."""
+        self.untracked()
+        operation = self.runtimes.operations.get(_checked(operation_id))
+        if operation is None:
+            raise NotFound(f"There is no operation {operation_id} (any more).")
+        self.answer(operation.model())
+
+
+class UsageHandler(Handler):
+    @web.authenticated
+    @authorized
+    async def get(self) -> None:
+        """What checkpoints hold on the disk, and how much they may."""
+        self.untracked()
+        runtimes = self.runtimes
+        async with connect() as agent:
+            usage = await agent.usage()
+        self.answer(
+            {
+                "total": usage.total,
+                "checkpoints": usage.checkpoints,
+                "user_quota": runtimes.user_quota,
+                "runtime_quota": runtimes.runtime_quota,
+            }
+        )
+
+
+class PruneHandler(Handler):
+    @web.authenticated
+    @authorized
+    async def post(self) -> None:
+        """Delete what retention does not keep."""
+        body = self.body(PruneBody)
+        self.answer(await self.runtimes.prune(dry_run=body.dry_run))
+
+
+class DangerHandler(Handler):
+    @web.authenticated
+    @authorized
+    async def post(self) -> None:
+        """This host may go away soon: save all kernels that ask for autosave."""
+        body = self.body(DangerBody)
+        self.log.warning("Danger: %s; saving all kernels", body.reason or "no reason given")
+        self.answer({"failed": await self.runtimes.save_all("danger")})
+
+
+class OpenApiHandler(Handler):
+    @web.authenticated
+    @authorized
+    async def get(self) -> None:
+        """The description of all this."""
+        self.untracked()
+        text = await asyncio.to_thread(OPENAPI.read_text)
+        self.set_header("Content-Type", "application/yaml")
+        self.finish(text)
+
+
+_ID = r"([^/]+)"
+
+HANDLERS = [
+    (f"{PREFIX}/status", StatusHandler),
+    (f"{PREFIX}/runtimes", RuntimesHandler),
+    (f"{PREFIX}/runtimes/{_ID}", RuntimeHandler),
+    (f"{PREFIX}/runtimes/{_ID}/fresh", FreshHandler),
+    (f"{PREFIX}/checkpoints", CheckpointsHandler),
+    (f"{PREFIX}/checkpoints/{_ID}", CheckpointHandler),
+    (f"{PREFIX}/checkpoints/{_ID}/preflight", PreflightHandler),
+    (f"{PREFIX}/checkpoints/{_ID}/resume", ResumeHandler),
+    (f"{PREFIX}/remix", RemixHandler),
+    (f"{PREFIX}/operations/{_ID}", OperationHandler),
+    (f"{PREFIX}/usage", UsageHandler),
+    (f"{PREFIX}/prune", PruneHandler),
+    (f"{PREFIX}/danger", DangerHandler),
+    (f"{PREFIX}/openapi.yaml", OpenApiHandler),
+]

@@ -1,0 +1,1084 @@
+"""Notebooks, their runtimes and their kernels: when to save, what to resume, what to keep.
+
+The server extension's policies, without tornado. The kernel manager asks before it starts and
+before it culls a kernel, the REST handlers ask for what users want, timers ask for the rest. What
+touches kernels goes through :class:`Kernels`, what touches notebooks through the contents manager,
+what touches checkpoints through the agent's client.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import shutil
+import sqlite3
+import uuid
+from collections.abc import Callable, Coroutine
+from datetime import UTC, datetime, timedelta
+from functools import partial
+from pathlib import Path
+from typing import Any, Protocol
+
+from jupyter_core.utils import ensure_async
+from msgspec import Struct
+from traitlets import Bool, Enum, Float, Integer
+from traitlets.config import LoggingConfigurable
+
+from .client import connect
+from .errors import (
+    CheckpointDamaged,
+    CheckpointsError,
+    Conflict,
+    NotFound,
+    PreflightBlocked,
+)
+from .metadata import NotebookSettings, read_settings, write_settings
+from .models import (
+    CheckpointModel,
+    CheckpointPatch,
+    ConnectionInfo,
+    CopyRequest,
+    Event,
+    KernelPatch,
+    Mode,
+    SaveRequest,
+    Trigger,
+)
+from .operations import Operation, Operations, known
+from .registry import Entry, Registry, place_of
+from .retention import Policy, Verdict, prunable
+
+#: The schemas of our events, see ``events/*.yaml``.
+SAVE_EVENT = "https://schema.jupyter.org/jupyter_checkpoints/save/v1"
+RUNTIME_EVENT = "https://schema.jupyter.org/jupyter_checkpoints/runtime/v1"
+PREFLIGHT_EVENT = "https://schema.jupyter.org/jupyter_checkpoints/preflight/v1"
+
+#: Cells with this tag are run after a resume, before anybody else's.
+ON_RESUME_TAG = "on-resume"
+
+Emit = Callable[[str, dict[str, Any]], None]
+
+
+class Kernels(Protocol):
+    """What is asked of the server's kernel manager."""
+
+    def in_container(self, kernel_id: str) -> bool:
+        """Whether it is a kernel that can be saved."""
+
+    def last_activity(self, kernel_id: str) -> datetime | None:
+        """When something was last run in it; ``None`` if there is no such kernel."""
+
+    def is_busy(self, kernel_id: str) -> bool:
+        """Whether it is running something now."""
+
+    async def start_resumed(self, plan: Plan) -> str:
+        """Start a new kernel from a plan's checkpoint; returns its id."""
+
+    async def end(self, kernel_id: str) -> None:
+        """Shut a kernel down that another has replaced."""
+
+    async def adopt(self, kernel_id: str, connection: ConnectionInfo) -> None:
+        """It was put to another state: take over its key, wait until it answers."""
+
+    async def execute(self, kernel_id: str, code: str, timeout: float) -> str:
+        """Run code that no history keeps; returns what went wrong, or nothing."""
+
+
+class NotebookSessions(Protocol):
+    """What is asked of the server's session manager."""
+
+    async def path_of_kernel(self, kernel_id: str) -> str:
+        """The path of the kernel's notebook, or empty."""
+
+    async def change_kernel(self, path: str, kernel_id: str) -> str:
+        """Give the notebook's session another kernel; the id of the one it had, or empty."""
+
+
+class Plan(Struct, frozen=True, kw_only=True):
+    """How a kernel is to be started."""
+
+    path: str = ""
+    runtime: str = ""
+    checkpoint: CheckpointModel | None = None
+    mode: Mode | None = None
+
+
+class _Bound(Struct, kw_only=True):
+    """A kernel of this server and what it was saved to."""
+
+    kernel_id: str
+    path: str
+    runtime: str
+    checkpoint: str = ""
+    """The newest checkpoint that holds its state."""
+    seen: datetime | None = None
+    """Its last activity when it was saved to, or started."""
+    dirty: bool = False
+    """Its state changed in a way that activity does not tell."""
+    final: bool = False
+    """It was saved for good and is only to be ended."""
+    warned: bool = False
+    """Its memory is near the limit, and it was saved for that."""
+
+
+class Runtimes(LoggingConfigurable):
+    """See the module. Made once by the extension; lives on the server's event loop."""
+
+    autosave_idle_timeout = Float(
+        600.0,
+        help="Seconds without activity after which a kernel is saved, once; 0: never. So whoever "
+        "stops the whole server, a hub for instance, loses nothing.",
+    ).tag(config=True)
+    autosave_before_restart = Bool(
+        False, help="Save a kernel before the restart that a user asks for."
+    ).tag(config=True)
+    on_save_failure = Enum(
+        ["keep", "release"],
+        "keep",
+        help="What becomes of a kernel that is to be culled and cannot be saved: `keep` it "
+        "running, or `release` it, and its state with it. Either way the user is told.",
+    ).tag(config=True)
+    verify_before_cull = Bool(
+        True, help="Read a checkpoint again, whole, before its kernel is shut down."
+    ).tag(config=True)
+    max_concurrent_saves = Integer(
+        4, min=1, help="How many kernels are saved at once; more are waiting."
+    ).tag(config=True)
+    shutdown_save_timeout = Float(
+        60.0, help="Seconds in which all kernels have to be saved when the server stops."
+    ).tag(config=True)
+    danger_memory = Float(
+        0.9,
+        help="Save a kernel when it uses this part of its memory limit, before the limit ends it; "
+        "0: never.",
+    ).tag(config=True)
+    danger_disk = Integer(
+        512 * 2**20,
+        help="Save all kernels when fewer bytes than this are free where the notebooks are; "
+        "0: never.",
+    ).tag(config=True)
+    watch_interval = Float(15.0, help="Seconds between two looks at idle times and dangers.").tag(
+        config=True
+    )
+    wake = Bool(
+        True, help="Resume a notebook's newest checkpoint when its kernel starts next."
+    ).tag(config=True)
+    on_resume_timeout = Float(
+        60.0, help=f"Seconds that each cell with the tag `{ON_RESUME_TAG}` may take."
+    ).tag(config=True)
+
+    keep_last = Integer(10, help="Keep so many of the newest of each runtime.").tag(config=True)
+    keep_hourly = Integer(0, help="Keep one for each of so many hours.").tag(config=True)
+    keep_daily = Integer(7, help="Keep one for each of so many days.").tag(config=True)
+    keep_weekly = Integer(4, help="Keep one for each of so many weeks.").tag(config=True)
+    runtime_quota = Integer(0, help="Bytes for the checkpoints of one runtime; 0: any.").tag(
+        config=True
+    )
+    user_quota = Integer(0, help="Bytes for all checkpoints of this user; 0: any.").tag(config=True)
+    orphan_grace = Float(
+        30 * 86400.0, help="Seconds that the checkpoints of a deleted notebook are kept."
+    ).tag(config=True)
+
+    def __init__(
+        self,
+        *,
+        contents: Any,
+        emit: Emit,
+        kernels: Kernels,
+        sessions: NotebookSessions,
+        registry: Registry | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.operations = Operations()
+        self.registry = registry or Registry()
+        self.stopping = False
+        #: What the user is to read in the banner of a kernel, by kernel.
+        self.notices: dict[str, str] = {}
+        self._contents = contents
+        self._emit = emit
+        self._kernels = kernels
+        self._sessions = sessions
+        self._bound: dict[str, _Bound] = {}
+        self._saving: dict[str, Operation] = {}
+        self._resuming: dict[str, asyncio.Event] = {}
+        self._fresh: set[str] = set()
+        self._known: dict[str, Entry] = {}
+        self._told: dict[str, str] = {}
+        self._resolving = asyncio.Lock()
+        self._seeding: dict[str, asyncio.Task[None]] = {}
+        self._slots = asyncio.Semaphore(self.max_concurrent_saves)
+        self._disk_low = False
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    # -- life ---------------------------------------------------------------------------------
+
+    def open(self) -> None:
+        """Start the timers. Called when the server's event loop runs."""
+        self._later(self._watch())
+        self._later(self._tidy())
+
+    async def close(self) -> None:
+        """Save what asks for it, within the time limit. Called before kernels are shut down."""
+        self.stopping = True
+        for task in list(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        if not self._bound:
+            return
+        failed = await self.save_all("shutdown", stop=True, timeout=self.shutdown_save_timeout)
+        for kernel_id, reason in failed.items():
+            path = self._bound[kernel_id].path if kernel_id in self._bound else ""
+            self.log.error(
+                "Kernel %s (%s) could not be saved before the server stops, and its state is "
+                "lost: %s",
+                kernel_id,
+                path or "no notebook",
+                reason,
+            )
+
+    # -- notebooks ----------------------------------------------------------------------------
+
+    async def settings(self, path: str) -> NotebookSettings:
+        """A notebook's settings; those of no settings if it cannot be read or says nonsense."""
+        if not path:
+            return NotebookSettings()
+        try:
+            model = await ensure_async(self._contents.get(path, content=True, type="notebook"))
+            metadata = model["content"].get("metadata", {})
+        except Exception as error:  # whatever a contents manager raises: there is no notebook
+            self.log.debug("No notebook at %s: %s", path, error)
+            return NotebookSettings()
+        settings, problem = read_settings(metadata)
+        if problem != self._told.get(path, ""):
+            self._told[path] = problem
+            if problem:
+                self.log.warning("%s: %s", path, problem)
+                self.tell(
+                    RUNTIME_EVENT,
+                    action="bad_metadata",
+                    notebook=path,
+                    message="Nothing is saved for this notebook: its settings cannot be read.",
+                    reason=problem,
+                )
+        return settings
+
+    async def runtime_of(self, path: str, settings: NotebookSettings | None = None) -> str:
+        """The runtime of an enabled notebook, given to it now if it has none; else empty.
+
+        A notebook that carries the id of another one's runtime is a copy of it, unless the other
+        is gone, and gets a runtime of its own that begins with the other's newest checkpoint.
+        """
+        settings = await self.settings(path) if settings is None else settings
+        if not settings.enabled:
+            return ""
+        async with self._resolving:
+            runtime = await self._resolve(path, settings.runtime)
+        await self._seeded(runtime)
+        return runtime
+
+    async def _resolve(self, path: str, carried: str) -> str:
+        place = self._place(path)
+        try:
+            entry = await asyncio.to_thread(self.registry.at, place)
+            if entry is not None and carried in ("", entry.runtime, entry.carried):
+                self._known[place] = entry
+                return entry.runtime
+            owner = await asyncio.to_thread(self.registry.find, carried) if carried else None
+            entry = Entry(runtime=carried or str(uuid.uuid4()), place=place)
+            copied = (
+                owner is not None
+                and owner.place != place
+                and not owner.deleted
+                and await self._claims(owner)
+            )
+            if copied:
+                entry = Entry(runtime=str(uuid.uuid4()), place=place, carried=carried)
+            await asyncio.to_thread(self.registry.put, entry)
+        except (sqlite3.Error, OSError) as error:
+            self.log.warning("%s cannot be used: %s", self.registry.file, error)
+            return carried
+        self._known[place] = entry
+        if copied and owner is not None:
+            self._begin_seed(owner, entry, path)
+        return entry.runtime
+
+    async def _claims(self, owner: Entry) -> bool:
+        """Whether the notebook of this entry is there and still says so."""
+        if owner.place.startswith("contents:"):
+            settings = await self.settings(owner.place.removeprefix("contents:"))
+            found = settings.enabled
+        else:
+            metadata = await asyncio.to_thread(_metadata_of_file, owner.place)
+            found = metadata is not None
+            settings, _ = read_settings(metadata or {})
+        return found and settings.runtime in ("", owner.runtime, owner.carried)
+
+    def _begin_seed(self, owner: Entry, entry: Entry, path: str) -> None:
+        # Not under the lock: saving the original asks for its runtime as well.
+        task = asyncio.create_task(self._seed(owner, entry, path))
+        self._seeding[entry.runtime] = task
+        task.add_done_callback(lambda _: self._seeding.pop(entry.runtime, None))
+
+    async def _seeded(self, runtime: str) -> None:
+        if (task := self._seeding.get(runtime)) is not None:
+            await asyncio.shield(task)
+
+    async def _seed(self, owner: Entry, entry: Entry, path: str) -> None:
+        """Give a copy its first checkpoint, that of the original's state now."""
+        await self._save_original(owner.runtime)
+        copy = None
+        try:
+            async with connect() as agent:
+                newest = await agent.checkpoints(runtime=owner.runtime)
+                if newest:
+                    request = CopyRequest(runtime=entry.runtime)
+                    copy = await agent.copy_checkpoint(newest[0].id, request)
+        except CheckpointsError as error:
+            self.log.warning("%s starts without a checkpoint: %s", path, error)
+        self._remixed(owner, entry, path, copy)
+
+    def _remixed(self, owner: Entry, entry: Entry, path: str, copy: CheckpointModel | None) -> None:
+        self.log.info("%s is a copy with a runtime of its own: %s", path, entry.runtime)
+        self.tell(
+            RUNTIME_EVENT,
+            action="remixed",
+            notebook=path,
+            runtime=entry.runtime,
+            source_runtime=owner.runtime,
+            source_notebook=self.path_of(owner.place),
+            checkpoint=copy.id if copy else "",
+        )
+
+    async def _save_original(self, runtime: str) -> None:
+        """A copy is to go on from what the original is now, not from when it was saved last."""
+        for bound in list(self._bound.values()):
+            if bound.runtime == runtime and self._changed(bound):
+                try:
+                    await self.save(bound.kernel_id, trigger="remix").outcome()
+                except CheckpointsError as error:
+                    self.log.warning("Kernel %s is not saved: %s", bound.kernel_id, error)
+
+    async def remix(self, source: str, target: str, checkpoint_id: str = "") -> CheckpointModel:
+        """Copy a notebook together with a checkpoint; returns the copy's first checkpoint.
+
+        Raises
+        ------
+        NotFound
+            If there is no such notebook or checkpoint.
+        Conflict
+            If the target exists, or the source has no checkpoint.
+        """
+        try:
+            model = await ensure_async(self._contents.get(source, content=True, type="notebook"))
+        except Exception as error:  # whatever a contents manager raises
+            raise NotFound(f"There is no notebook {source}.", reason=str(error)) from error
+        if await ensure_async(self._contents.exists(target)):
+            raise Conflict(f"There is a file {target} already.", hint="Choose another name.")
+        runtime = await self.runtime_of(source)
+        if not runtime:
+            raise _not_enabled(source)
+        await self._save_original(runtime)
+        entry = Entry(runtime=str(uuid.uuid4()), place=self._place(target))
+        async with connect() as agent:
+            if not checkpoint_id:
+                newest = await agent.checkpoints(runtime=runtime)
+                if not newest:
+                    raise Conflict(
+                        f"{source} has no runtime checkpoint yet.",
+                        hint="Start its kernel and save it, then remix.",
+                    )
+                checkpoint_id = newest[0].id
+            elif (await agent.checkpoint(checkpoint_id)).runtime != runtime:
+                raise Conflict("This checkpoint belongs to another notebook's runtime.")
+            copy = await agent.copy_checkpoint(checkpoint_id, CopyRequest(runtime=entry.runtime))
+            try:
+                write_settings(model["content"]["metadata"], runtime=entry.runtime)
+                await asyncio.to_thread(self.registry.put, entry)
+                new = {"type": "notebook", "format": "json", "content": model["content"]}
+                await ensure_async(self._contents.save(new, target))
+            except Exception as error:
+                await agent.delete_checkpoint(copy.id)
+                await asyncio.to_thread(self.registry.forget, entry.runtime)
+                raise Conflict(f"{target} could not be written.", reason=str(error)) from error
+        self._known[entry.place] = entry
+        owner = Entry(runtime=runtime, place=self._place(source))
+        self._remixed(owner, entry, target, copy)
+        return copy
+
+    def before_notebook_is_saved(self, model: dict[str, Any], path: str, **_: Any) -> None:
+        """A pre-save hook: write the notebook's runtime into its metadata. Blocks for nothing."""
+        entry = self._known.get(self._place(path))
+        if entry is None or model.get("type") != "notebook" or not model.get("content"):
+            return
+        metadata = model["content"].get("metadata", {})
+        settings, problem = read_settings(metadata)
+        if problem or not settings.enabled or settings.runtime == entry.runtime:
+            return
+        if settings.runtime in ("", entry.carried):
+            write_settings(metadata, runtime=entry.runtime)
+
+    async def notebook_copied(self, source: str, path: str) -> None:
+        """The contents manager has made a copy: give it a runtime of its own, and write that."""
+        settings = await self.settings(path)
+        if not settings.enabled:
+            return
+        async with self._resolving:
+            place = self._place(path)
+            origin = await asyncio.to_thread(self.registry.at, self._place(source))
+            here = await asyncio.to_thread(self.registry.at, place)
+            if (
+                here is None
+                and origin is not None
+                and settings.runtime in ("", origin.runtime, origin.carried)
+            ):
+                here = Entry(runtime=str(uuid.uuid4()), place=place, carried=settings.runtime)
+                await asyncio.to_thread(self.registry.put, here)
+                self._known[place] = here
+                self._begin_seed(origin, here, path)
+        if here is not None:
+            await self._seeded(here.runtime)
+        if here is not None and here.runtime != settings.runtime:
+            try:
+                model = await ensure_async(self._contents.get(path, content=True))
+                write_settings(model["content"]["metadata"], runtime=here.runtime)
+                await ensure_async(self._contents.save(model, path))
+            except Exception as error:  # the registry knows it; the next save writes it
+                self.log.info("The metadata of %s stays as it is: %s", path, error)
+
+    async def notebook_moved(self, old: str, new: str) -> None:
+        """The contents manager has moved a notebook or a directory."""
+        await asyncio.to_thread(self.registry.move, self._place(old), self._place(new))
+        self._known.clear()
+
+    async def notebook_deleted(self, path: str) -> None:
+        """The contents manager has deleted a notebook or a directory; its grace begins."""
+        await asyncio.to_thread(self.registry.mark_deleted, self._place(path), _now())
+        self._known.clear()
+
+    def path_of(self, place: str) -> str:
+        """What the contents call a place; empty if they have none for it."""
+        if place.startswith("contents:"):
+            return place.removeprefix("contents:")
+        root = getattr(self._contents, "root_dir", "")
+        if not root:
+            return ""
+        relative = os.path.relpath(place, os.path.normpath(root))
+        return "" if relative.startswith("..") else relative
+
+    def _place(self, path: str) -> str:
+        return place_of(getattr(self._contents, "root_dir", ""), path)
+
+    # -- starting -----------------------------------------------------------------------------
+
+    async def plan_start(self, path: str, kernel_name: str) -> Plan:
+        """How the kernel of a notebook is to be started: afresh, or from its newest checkpoint."""
+        settings = await self.settings(path)
+        runtime = await self.runtime_of(path, settings)
+        if not runtime:
+            return Plan(path=path)
+        fresh = runtime in self._fresh
+        self._fresh.discard(runtime)
+        checkpoint = None
+        if self.wake and not fresh:
+            try:
+                async with connect() as agent:
+                    checkpoint = next(
+                        (
+                            c
+                            for c in await agent.checkpoints(runtime=runtime)
+                            if c.kernel_name == kernel_name
+                        ),
+                        None,
+                    )
+            except CheckpointsError as error:
+                self.log.warning("No checkpoint can be looked for: %s", error)
+        return Plan(path=path, runtime=runtime, checkpoint=checkpoint, mode=settings.mode)
+
+    async def start_fresh_next(self, runtime: str) -> None:
+        """The next kernel of this runtime starts without a checkpoint, once."""
+        self._fresh.add(runtime)
+
+    async def started(self, kernel_id: str, plan: Plan, *, resumed: bool) -> None:
+        """A kernel has started; with ``resumed`` it stands where its checkpoint was made."""
+        bound = _Bound(kernel_id=kernel_id, path=plan.path, runtime=plan.runtime)
+        self._bound[kernel_id] = bound
+        if resumed and plan.checkpoint is not None:
+            bound.checkpoint = plan.checkpoint.id
+            await self._run_on_resume(kernel_id, plan.path)
+            self.tell(
+                RUNTIME_EVENT,
+                action="resumed",
+                kernel_id=kernel_id,
+                notebook=plan.path,
+                runtime=plan.runtime,
+                checkpoint=plan.checkpoint.id,
+                in_place=False,
+            )
+        bound.seen = self._kernels.last_activity(kernel_id)
+
+    def resume_failed(self, kernel_id: str, plan: Plan, error: CheckpointsError) -> None:
+        """The kernel is going to start fresh instead; the user is to know why."""
+        assert plan.checkpoint is not None
+        self.log.warning("%s starts afresh: %s", plan.path or kernel_id, error)
+        self.notices[kernel_id] = (
+            f"This kernel was started fresh: its runtime checkpoint of {plan.checkpoint.created} "
+            f"could not be resumed, and is kept.\n{error}\n\n"
+        )
+        self._tell_failed(kernel_id, plan.checkpoint, plan.path, error, in_place=False)
+
+    def _tell_failed(
+        self,
+        kernel_id: str,
+        checkpoint: CheckpointModel,
+        path: str,
+        error: CheckpointsError,
+        *,
+        in_place: bool,
+    ) -> None:
+        self.tell(
+            RUNTIME_EVENT,
+            action="resume_failed",
+            kernel_id=kernel_id,
+            notebook=path,
+            runtime=checkpoint.runtime,
+            checkpoint=checkpoint.id,
+            in_place=in_place,
+            **_told(error),
+        )
+        if isinstance(error, PreflightBlocked):
+            self.tell(
+                PREFLIGHT_EVENT,
+                checkpoint=checkpoint.id,
+                kernel_id=kernel_id,
+                notebook=path,
+                findings=error.findings,
+            )
+
+    async def _run_on_resume(self, kernel_id: str, path: str) -> None:
+        """Run the cells that are to run after a resume; what they raise is told, not raised."""
+        for number, code in enumerate(await self._on_resume_cells(path), 1):
+            problem = await self._kernels.execute(kernel_id, code, self.on_resume_timeout)
+            if problem:
+                text = f"Cell {number} with the tag `{ON_RESUME_TAG}` failed."
+                self.log.warning("%s: %s %s", path, text, problem)
+                self.notices[kernel_id] = f"{text}\n{problem}\n\n"
+
+    async def _on_resume_cells(self, path: str) -> list[str]:
+        if not path:
+            return []
+        try:
+            model = await ensure_async(self._contents.get(path, content=True, type="notebook"))
+            return [
+                cell["source"]
+                for cell in model["content"]["cells"]
+                if cell["cell_type"] == "code"
+                and ON_RESUME_TAG in cell.get("metadata", {}).get("tags", [])
+            ]
+        except Exception as error:  # no notebook, no cells
+            self.log.debug("No cells of %s: %s", path, error)
+            return []
+
+    def ended(self, kernel_id: str) -> None:
+        """The kernel is no more."""
+        self._bound.pop(kernel_id, None)
+        self.notices.pop(kernel_id, None)
+
+    def restarted(self, kernel_id: str) -> None:
+        """The kernel has begun anew, so what it was saved to is not its state."""
+        if (bound := self._bound.get(kernel_id)) is not None:
+            bound.dirty = True
+
+    # -- saving -------------------------------------------------------------------------------
+
+    def save(
+        self,
+        kernel_id: str,
+        *,
+        trigger: Trigger,
+        name: str = "",
+        mode: Mode | None = None,
+        stop: bool = False,
+    ) -> Operation:
+        """Begin to save a kernel. Who asks while nothing is taken yet joins the save that waits.
+
+        The operation's outcome is the :class:`CheckpointModel`; it raises as
+        :meth:`AgentClient.save`, and ``Conflict`` if the notebook wants nothing to be saved.
+        """
+        current = self._saving.get(kernel_id)
+        if current is not None and not stop and (name, mode) == ("", None):
+            return current
+        operation = Operation(
+            "save",
+            partial(self._save, kernel_id, trigger=trigger, name=name, mode=mode, stop=stop),
+            kernel_id=kernel_id,
+        )
+        if not stop:
+            self._saving[kernel_id] = operation
+        return self.operations.start(operation)
+
+    async def _save(
+        self,
+        kernel_id: str,
+        operation: Operation,
+        *,
+        trigger: Trigger,
+        name: str,
+        mode: Mode | None,
+        stop: bool,
+    ) -> CheckpointModel:
+        facts = {"kernel_id": kernel_id, "trigger": trigger, "operation": operation.id}
+        try:
+            async with self._slots:
+                bound, settings = await self._current(kernel_id)
+                if bound.path and not settings.enabled:
+                    raise _not_enabled(bound.path)
+                facts |= {"notebook": bound.path, "runtime": bound.runtime, "name": name}
+                self.tell(SAVE_EVENT, action="started", **facts)
+                activity = self._kernels.last_activity(kernel_id)
+                request = SaveRequest(
+                    name=name, trigger=trigger, mode=mode or settings.mode, stop=stop
+                )
+                async with connect() as agent:
+                    model = await agent.save(
+                        kernel_id, request, partial(self._save_progress, operation, facts)
+                    )
+        except BaseException as error:
+            self._taken(operation)
+            self.log.warning("Kernel %s was not saved: %s", kernel_id, error)
+            self.tell(SAVE_EVENT, action="failed", **facts, **_told(known(error)))
+            raise
+        bound.checkpoint, bound.seen, bound.dirty = model.id, activity, False
+        operation.checkpoint = model.id
+        self.log.info("Saved kernel %s (%s): %s", kernel_id, trigger, model.id)
+        self.tell(SAVE_EVENT, action="done", checkpoint=model.id, **facts)
+        if not self.stopping:
+            self._later(self._prune_quietly())
+        return model
+
+    def _save_progress(self, operation: Operation, facts: dict[str, Any], event: Event) -> None:
+        operation.progress(event)
+        # From here on the state is being taken: later requests are for a later state.
+        self._taken(operation)
+        self.tell(
+            SAVE_EVENT,
+            action="progress",
+            stage=event.stage,
+            done=event.done,
+            total=event.total,
+            **facts,
+        )
+
+    def _taken(self, operation: Operation) -> None:
+        if self._saving.get(operation.kernel_id) is operation:
+            del self._saving[operation.kernel_id]
+
+    async def _current(self, kernel_id: str) -> tuple[_Bound, NotebookSettings]:
+        """A kernel, with its notebook's settings and place of now."""
+        bound = self._bound.get(kernel_id)
+        if bound is None:
+            raise NotFound(
+                f"There is no kernel {kernel_id} here that could be saved.",
+                hint="Only kernels whose kernelspec runs them in a container can be saved.",
+            )
+        bound.path = await self._sessions.path_of_kernel(kernel_id) or bound.path
+        settings = await self.settings(bound.path)
+        runtime = await self.runtime_of(bound.path, settings)
+        if runtime and runtime != bound.runtime:
+            async with connect() as agent:
+                await agent.change_kernel(kernel_id, KernelPatch(runtime=runtime))
+            bound.runtime = runtime
+        return bound, settings
+
+    async def require_saveable(self, kernel_id: str) -> None:
+        """Raise ``NotFound`` or ``Conflict`` if saving this kernel cannot even begin."""
+        bound, settings = await self._current(kernel_id)
+        if bound.path and not settings.enabled:
+            raise _not_enabled(bound.path)
+
+    def _changed(self, bound: _Bound) -> bool:
+        """Whether something may have happened in a kernel since it was saved to, or started."""
+        activity = self._kernels.last_activity(bound.kernel_id)
+        if activity is None or self._kernels.is_busy(bound.kernel_id):
+            return activity is not None
+        return bound.dirty or bound.seen is None or activity > bound.seen
+
+    async def autosave(
+        self, kernel_id: str, trigger: Trigger, *, stop: bool = False
+    ) -> CheckpointModel | None:
+        """Save a kernel if its notebook asks for that; touch its checkpoint if nothing changed.
+
+        Returns the checkpoint that holds its state now, ``None`` if none does and none is wanted:
+        autosave is off, or nothing was ever run in it. Raises as :meth:`save`.
+        """
+        bound, settings = await self._current(kernel_id)
+        if not (settings.enabled and settings.autosave):
+            return None
+        if not self._changed(bound):
+            if not bound.checkpoint:
+                return None
+            try:
+                async with connect() as agent:
+                    model = await agent.change_checkpoint(
+                        bound.checkpoint, CheckpointPatch(touch=True)
+                    )
+            except NotFound:
+                bound.dirty = True  # it was deleted meanwhile
+            else:
+                self.tell(
+                    SAVE_EVENT,
+                    action="unchanged",
+                    kernel_id=kernel_id,
+                    trigger=trigger,
+                    notebook=bound.path,
+                    runtime=bound.runtime,
+                    checkpoint=model.id,
+                )
+                return model
+        saved: CheckpointModel
+        saved = await self.save(kernel_id, trigger=trigger, stop=stop).outcome()
+        bound.final = stop
+        return saved
+
+    async def save_all(
+        self, trigger: Trigger, *, stop: bool = False, timeout: float | None = None
+    ) -> dict[str, str]:
+        """Save every kernel that asks for it, in parallel; why it failed, by kernel, where so."""
+        tasks = {
+            kernel_id: asyncio.create_task(self.autosave(kernel_id, trigger, stop=stop))
+            for kernel_id in list(self._bound)
+        }
+        if not tasks:
+            return {}
+        await asyncio.wait(tasks.values(), timeout=timeout)
+        failed = {}
+        for kernel_id, task in tasks.items():
+            if not task.done():
+                task.cancel()
+                failed[kernel_id] = f"it took longer than {timeout:g} seconds"
+            elif task.exception() is not None:
+                failed[kernel_id] = str(task.exception())
+        await asyncio.gather(*tasks.values(), return_exceptions=True)
+        return failed
+
+    async def may_cull(self, kernel_id: str) -> bool:
+        """Whether an idle kernel may be shut down now: what is to be saved of it is saved.
+
+        Called by the kernel manager for each kernel that it is about to cull.
+        """
+        if self._kernels.last_activity(kernel_id) is None or kernel_id not in self._bound:
+            return True
+        if kernel_id in self._resuming:
+            return False
+        before = self._kernels.last_activity(kernel_id)
+        try:
+            model = await self.autosave(kernel_id, "cull")
+            if model is not None and self.verify_before_cull:
+                await self._require_intact(model)
+        except CheckpointsError as error:
+            keep = self.on_save_failure == "keep"
+            self.log.error(
+                "Kernel %s could not be saved before it is culled, so it is %s: %s",
+                kernel_id,
+                "kept" if keep else "culled with all of its state",
+                error,
+            )
+            self.tell(
+                RUNTIME_EVENT,
+                action="kept" if keep else "culled",
+                kernel_id=kernel_id,
+                notebook=self._bound[kernel_id].path if kernel_id in self._bound else "",
+                **_told(error),
+            )
+            return not keep
+        if self._kernels.last_activity(kernel_id) != before or self._kernels.is_busy(kernel_id):
+            self.log.info("Kernel %s is kept: it was used while it was saved", kernel_id)
+            return False
+        if model is not None:
+            bound = self._bound[kernel_id]
+            bound.final = True
+            self.tell(
+                RUNTIME_EVENT,
+                action="culled",
+                kernel_id=kernel_id,
+                notebook=bound.path,
+                runtime=bound.runtime,
+                checkpoint=model.id,
+            )
+        return True
+
+    async def _require_intact(self, model: CheckpointModel) -> None:
+        async with connect() as agent:
+            report = await agent.verify(model.id)
+        if not report.ok:
+            raise CheckpointDamaged(
+                f"Checkpoint {model.id} is not what was saved.",
+                reason="; ".join(report.problems[:5]),
+                hint="Look into the system's log for errors of the disk.",
+            )
+
+    def is_final(self, kernel_id: str) -> bool:
+        """Whether the kernel is saved for good: nothing in it may run to its end any more.
+
+        What a kernel does when it is asked to end (delete its files, say) would be missed in its
+        checkpoint.
+        """
+        bound = self._bound.get(kernel_id)
+        return bound is not None and bound.final
+
+    async def before_restart(self, kernel_id: str) -> None:
+        """The user restarts a kernel. Raises as :meth:`save` if it had to be saved and was not."""
+        if self.autosave_before_restart and kernel_id in self._bound:
+            await self.autosave(kernel_id, "restart")
+
+    # -- resuming -----------------------------------------------------------------------------
+
+    def is_resuming(self, kernel_id: str) -> bool:
+        """Whether a kernel is being put to another state: requests wait, signals are refused."""
+        return kernel_id in self._resuming
+
+    async def settled(self, kernel_id: str) -> None:
+        """Wait until the kernel is not being resumed."""
+        while (event := self._resuming.get(kernel_id)) is not None:
+            await event.wait()
+
+    def resume_in_place(self, checkpoint: CheckpointModel, kernel_id: str) -> Operation:
+        """Begin to put a kernel back to a checkpoint. Its outcome is the kernel's id.
+
+        Raises
+        ------
+        NotFound
+            If there is no such kernel here.
+        Conflict
+            If it is being resumed already.
+        """
+        if kernel_id not in self._bound:
+            raise NotFound(f"There is no kernel {kernel_id} here that could be resumed.")
+        if kernel_id in self._resuming:
+            raise Conflict(f"Kernel {kernel_id} is being resumed already.")
+        self._resuming[kernel_id] = asyncio.Event()
+        return self.operations.start(
+            Operation(
+                "resume",
+                partial(self._resume_in_place, checkpoint, kernel_id),
+                kernel_id=kernel_id,
+                checkpoint=checkpoint.id,
+            )
+        )
+
+    async def _resume_in_place(
+        self, checkpoint: CheckpointModel, kernel_id: str, operation: Operation
+    ) -> dict[str, str]:
+        bound = self._bound[kernel_id]
+        facts = {
+            "kernel_id": kernel_id,
+            "notebook": bound.path,
+            "runtime": bound.runtime,
+            "checkpoint": checkpoint.id,
+            "operation": operation.id,
+            "in_place": True,
+        }
+        self.tell(RUNTIME_EVENT, action="resuming", **facts)
+        try:
+            async with connect() as agent:
+                model = await agent.resume(kernel_id, checkpoint.id, operation.progress)
+            if model.connection is not None:
+                await self._kernels.adopt(kernel_id, model.connection)
+            bound.checkpoint, bound.dirty = checkpoint.id, False
+            bound.seen = self._kernels.last_activity(kernel_id)
+            await self._run_on_resume(kernel_id, bound.path)
+        except CheckpointsError as error:
+            self.log.warning("Kernel %s was not resumed: %s", kernel_id, error)
+            self._tell_failed(kernel_id, checkpoint, bound.path, error, in_place=True)
+            raise
+        finally:
+            self._resuming.pop(kernel_id).set()
+        self.tell(RUNTIME_EVENT, action="resumed", **facts)
+        return {"kernel_id": kernel_id}
+
+    async def resume_in_new_kernel(self, checkpoint: CheckpointModel, path: str = "") -> Operation:
+        """Begin to resume a checkpoint in a new kernel, for the session of a notebook.
+
+        ``path``: the notebook; default: the one that the checkpoint's runtime belongs to. Its
+        former kernel is shut down when the new one is there.
+
+        Raises
+        ------
+        Conflict
+            If there is no such notebook, or checkpoints are not switched on for it.
+        """
+        if not path:
+            entry = await asyncio.to_thread(self.registry.find, checkpoint.runtime)
+            path = self.path_of(entry.place) if entry is not None else ""
+        runtime = await self.runtime_of(path)
+        if not runtime:
+            if not path:
+                raise Conflict(
+                    "This checkpoint belongs to no notebook of this server.",
+                    hint="Name the notebook that is to go on from it.",
+                )
+            raise _not_enabled(path)
+        plan = Plan(path=path, runtime=runtime, checkpoint=checkpoint)
+        return self.operations.start(
+            Operation("resume", partial(self._resume_new, plan), checkpoint=checkpoint.id)
+        )
+
+    async def _resume_new(self, plan: Plan, operation: Operation) -> dict[str, str]:
+        assert plan.checkpoint is not None
+        try:
+            kernel_id = await self._kernels.start_resumed(plan)
+        except CheckpointsError as error:
+            self._tell_failed("", plan.checkpoint, plan.path, error, in_place=False)
+            raise
+        operation.kernel_id = kernel_id
+        former = await self._sessions.change_kernel(plan.path, kernel_id)
+        if former:
+            await self._kernels.end(former)
+        return {"kernel_id": kernel_id, "notebook": plan.path}
+
+    # -- what is kept -------------------------------------------------------------------------
+
+    def policy(self) -> Policy:
+        """The configured retention."""
+        return Policy(
+            last=self.keep_last,
+            hourly=self.keep_hourly,
+            daily=self.keep_daily,
+            weekly=self.keep_weekly,
+            runtime_quota=self.runtime_quota,
+            user_quota=self.user_quota,
+        )
+
+    async def prune(self, *, dry_run: bool = False) -> list[Verdict]:
+        """Delete what retention does not keep; returns what that was, or would be."""
+        async with connect() as agent:
+            usage = await agent.usage()
+            verdicts = prunable(await agent.checkpoints(), usage.checkpoints, self.policy())
+            for verdict in verdicts if not dry_run else ():
+                try:
+                    await agent.delete_checkpoint(verdict.checkpoint)
+                except (Conflict, NotFound) as error:
+                    self.log.info("Checkpoint %s stays: %s", verdict.checkpoint, error)
+                    continue
+                self.deleted(verdict.checkpoint, verdict.runtime, verdict.reason)
+        return verdicts
+
+    def deleted(self, checkpoint_id: str, runtime: str, reason: str = "") -> None:
+        """A checkpoint is no more."""
+        self.tell(
+            RUNTIME_EVENT,
+            action="deleted",
+            checkpoint=checkpoint_id,
+            runtime=runtime,
+            reason=reason,
+        )
+
+    def changed(self, model: CheckpointModel) -> None:
+        """A checkpoint was named or pinned."""
+        self.tell(RUNTIME_EVENT, action="changed", checkpoint=model.id, runtime=model.runtime)
+
+    async def _prune_quietly(self) -> None:
+        try:
+            await self.prune()
+        except CheckpointsError as error:
+            self.log.warning("Old checkpoints are not deleted: %s", error)
+
+    async def free_orphans(self) -> None:
+        """Delete the checkpoints of notebooks that were deleted long enough ago."""
+        limit = (datetime.now(UTC) - timedelta(seconds=self.orphan_grace)).isoformat()
+        for entry in await asyncio.to_thread(self.registry.all):
+            if not entry.deleted or entry.deleted > limit:
+                continue
+            async with connect() as agent:
+                for checkpoint in await agent.checkpoints(runtime=entry.runtime):
+                    await agent.delete_checkpoint(checkpoint.id)
+                    self.deleted(checkpoint.id, entry.runtime, "its notebook was deleted")
+            await asyncio.to_thread(self.registry.forget, entry.runtime)
+
+    # -- timers -------------------------------------------------------------------------------
+
+    async def _watch(self) -> None:
+        while True:
+            idle = self.autosave_idle_timeout
+            await asyncio.sleep(min(self.watch_interval, idle / 2 if idle > 0 else 3600))
+            for bound in list(self._bound.values()):
+                await self._quietly(self._look_at(bound))
+            await self._quietly(self._look_at_disk())
+
+    async def _quietly(self, work: Coroutine[Any, Any, None]) -> None:
+        try:
+            await work
+        except CheckpointsError as error:
+            self.log.debug("Not now: %s", error)
+        except Exception:
+            self.log.exception("A look at the kernels failed")
+
+    async def _look_at(self, bound: _Bound) -> None:
+        """Save a kernel that has been idle for long, or that may soon be ended by its limit."""
+        if self.is_resuming(bound.kernel_id) or not self._changed(bound):
+            return
+        activity = self._kernels.last_activity(bound.kernel_id)
+        if activity is None:
+            return
+        idle = (datetime.now(UTC) - activity).total_seconds()
+        if 0 < self.autosave_idle_timeout <= idle and not self._kernels.is_busy(bound.kernel_id):
+            await self.autosave(bound.kernel_id, "idle")
+        elif self.danger_memory > 0:
+            async with connect() as agent:
+                kernel = await agent.kernel(bound.kernel_id)
+            limit, used = kernel.limits.memory, kernel.memory
+            near = limit is not None and used is not None and used > self.danger_memory * limit
+            if near and not bound.warned:
+                await self.autosave(bound.kernel_id, "danger")
+            bound.warned = near
+
+    async def _look_at_disk(self) -> None:
+        root = getattr(self._contents, "root_dir", "")
+        if not root or not self.danger_disk:
+            return
+        low = (await asyncio.to_thread(shutil.disk_usage, root)).free < self.danger_disk
+        if low and not self._disk_low:
+            self.log.warning("The disk is nearly full: saving all kernels")
+            await self.save_all("danger")
+        self._disk_low = low
+
+    async def _tidy(self) -> None:
+        while True:
+            await asyncio.sleep(3600)
+            await self._quietly(self.free_orphans())
+
+    # -- inside -------------------------------------------------------------------------------
+
+    def tell(self, schema: str, **data: Any) -> None:
+        """Emit an event, without what is empty. Never fails."""
+        self._emit(schema, {k: v for k, v in data.items() if v not in ("", None)})
+
+    def _later(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+
+def _metadata_of_file(place: str) -> dict[str, Any] | None:
+    """The metadata of a notebook file; ``None`` if there is none. Blocking."""
+    try:
+        metadata = json.loads(Path(place).read_bytes()).get("metadata", {})
+    except (OSError, ValueError, AttributeError):
+        return None
+    return metadata if isinstance(metadata, dict) else {}
+
+
+def _not_enabled(path: str) -> Conflict:
+    return Conflict(
+        f"Runtime checkpoints are not switched on for {path}.",
+        hint='Set "enabled": true in `runtime_checkpoints` of the notebook\'s metadata.',
+    )
+
+
+def _told(error: CheckpointsError) -> dict[str, str]:
+    return {"message": error.message, "reason": error.reason, "hint": error.hint}
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="milliseconds")
