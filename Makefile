@@ -15,6 +15,7 @@ lab: .venv/.ready
 
 test: .venv/.ready
 	@$(BIN)/jupyter-checkpoints setup
+	@sh scripts/test-tools.sh
 	@$(MAKE) --no-print-directory lint
 	$(BIN)/python -m pytest $(ARGS)
 

@@ -31,9 +31,9 @@ PORTS = {
 }
 
 #: Kernel, checkpoint and runtime ids: never a path, never longer than a file name may be.
-ID_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$"
+ID_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}\Z"
 #: Image names, with an optional tag: ``python3``, ``jupyter/scipy:2026-11``.
-IMAGE_PATTERN = r"^[a-z0-9][a-z0-9._/-]{0,127}(:[A-Za-z0-9._-]{1,64})?$"
+IMAGE_PATTERN = r"^[a-z0-9][a-z0-9._/-]{0,127}(:[A-Za-z0-9._-]{1,64})?\Z"
 
 Id = Annotated[str, Meta(pattern=ID_PATTERN)]
 ImageRef = Annotated[str, Meta(max_length=200)]

@@ -114,7 +114,7 @@ async def test_the_socket_file_alone_admits_nobody(agent: Agent) -> None:
     assert stat.S_IMODE(agent.layout.run_dir.stat().st_mode) == 0o711
 
 
-BAD_IDS = ["..", "a/b", "a b", "x" * 65, "-x", "a\nb", "a\0b", "é", "%2e%2e", "."]
+BAD_IDS = ["..", "a/b", "a b", "x" * 65, "-x", "a\nb", "ab\n", "a\0b", "é", "%2e%2e", "."]
 
 
 @pytest.mark.parametrize("bad", BAD_IDS)

@@ -89,11 +89,14 @@ async def test_damaged_images(
     assert "restore.log" not in agent.log.read_text()[len(before) :]
 
 
-async def test_damaged_files(agent: Agent, client: AgentClient, saved: CheckpointModel) -> None:
-    snapshot = agent.layout.pool / "snapshots" / saved.id
+def _change_file(snapshot: Path) -> None:
     subprocess.run(["btrfs", "property", "set", snapshot, "ro", "false"], check=True)
     (snapshot / "upper/root/file").write_text("x" * 9999 + "y")
     subprocess.run(["btrfs", "property", "set", snapshot, "ro", "true"], check=True)
+
+
+async def test_damaged_files(agent: Agent, client: AgentClient, saved: CheckpointModel) -> None:
+    _change_file(agent.layout.pool / "snapshots" / saved.id)
     with pytest.raises(CheckpointDamaged, match="files of the container"):
         await client.resume(saved.kernel_id, saved.id)
 
@@ -137,7 +140,7 @@ def agent_on_small_disk(tmp_path: Path, default_image: None) -> Iterator[tuple[A
 async def test_a_full_disk_is_seen_before_the_freeze(
     agent_on_small_disk: tuple[Agent, Path],
 ) -> None:
-    agent, disk = agent_on_small_disk
+    agent, _ = agent_on_small_disk
     kernel_id = str(uuid.uuid4())
     async with AgentClient(agent.socket) as client:
         kernel = await client.start_kernel(python_kernel(kernel_id, detached=True))
