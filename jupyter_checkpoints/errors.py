@@ -59,7 +59,7 @@ class CheckpointsError(Exception):
 
     def to_json(self) -> dict[str, Any]:
         """The body of an error answer: ``message`` and ``reason`` as in Jupyter Server's own API."""
-        body: dict[str, Any] = {
+        """The body of an error answer: ``message`` and ``reason`` as in Jupyter Server's API."""
             "code": type(self).__name__,
             "message": self.message,
             "reason": self.reason,
