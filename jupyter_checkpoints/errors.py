@@ -58,8 +58,8 @@ class CheckpointsError(Exception):
         return "\n".join(parts)
 
     def to_json(self) -> dict[str, Any]:
-        """The body of an error answer: ``message`` and ``reason`` as in Jupyter Server's own API."""
         """The body of an error answer: ``message`` and ``reason`` as in Jupyter Server's API."""
+        body: dict[str, Any] = {
             "code": type(self).__name__,
             "message": self.message,
             "reason": self.reason,
