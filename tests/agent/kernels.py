@@ -49,7 +49,8 @@ def client_of(kernel: KernelModel, session: str = "") -> AsyncKernelClient:
     )
     client.session.key = connection.key.encode()
     client.session.session = session or client.session.session
-    client.start_channels()
+    # On a busy machine one late heartbeat is enough for a client to give its kernel up for dead.
+    client.start_channels(hb=False)
     return client
 
 
