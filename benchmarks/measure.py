@@ -54,31 +54,36 @@ async def size(
     store:
         Where the checkpoints' files are, if these are to be read from the disk at the resume.
     """
-    floor_file = directory / "floor"
-    pauses, seen, saves, resumes, writes, reads = ([] for _ in range(6))
+    pauses: list[float] = []
+    seen: list[float] = []
+    saves: list[float] = []
+    resumes: list[float] = []
+    writes: list[float] = []
+    reads: list[float] = []
     async with kernel(CONTAINER, directory) as original, connect() as agent:
         await original.run(FILL.format(count=int(gib * GIB) // 8) + TICKER + "None")
         expected = await original.run(CHECK)
+        bytes_saved = 0
         for turn in range(repeats):
             note(f"{gib:g} GiB, {turn + 1} of {repeats}")
+            # Whoever comes first may find the memory of the other's files, freed and warm.
+            if floor_first := turn % 2 == 1:
+                await _floor(directory, bytes_saved, writes, reads, store is not None)
             await original.run("worst[0] = 0.0\nNone")
             began = time.perf_counter()
             checkpoint = await agent.save(original.id)
             saves.append(time.perf_counter() - began)
             pauses.append(checkpoint.pause_seconds)
             seen.append(await original.run("worst[0]"))
-            writes.append(
-                await asyncio.to_thread(floor.write_seconds, floor_file, checkpoint.memory_size)
-            )
+            bytes_saved = checkpoint.memory_size
+            if not floor_first:
+                await _floor(directory, bytes_saved, writes, reads, store is not None)
             if store is not None:
-                await asyncio.to_thread(floor.forget, floor_file)
                 await asyncio.to_thread(floor.forget, store / checkpoint.id)
-            reads.append(await asyncio.to_thread(floor.read_seconds, floor_file))
-            floor_file.unlink()
             resumes.append(await _resume(checkpoint, directory, expected))
             await agent.delete_checkpoint(checkpoint.id)
     held = checkpoint.memory_size + checkpoint.files_size
-    write, read = statistics.median(writes), statistics.median(reads)
+    write, read = min(writes), min(reads)
     save, resume = statistics.median(saves), statistics.median(resumes)
     pause = statistics.median(pauses)
     return SizeResult(
@@ -96,6 +101,17 @@ async def size(
         floor_read_s=read,
         repeats=repeats,
     )
+
+
+async def _floor(
+    directory: Path, size: int, writes: list[float], reads: list[float], cold: bool
+) -> None:
+    file = directory / "floor"
+    writes.append(await asyncio.to_thread(floor.write_seconds, file, size))
+    if cold:
+        await asyncio.to_thread(floor.forget, file)
+    reads.append(await asyncio.to_thread(floor.read_seconds, file))
+    await asyncio.to_thread(file.unlink)
 
 
 async def _resume(checkpoint: CheckpointModel, directory: Path, expected: object) -> float:

@@ -6,7 +6,10 @@ from msgspec import Struct
 
 
 class SizeResult(Struct, frozen=True, kw_only=True):
-    """Saving and resuming a kernel that holds ``gib`` GiB of random numbers; medians."""
+    """Saving and resuming a kernel that holds ``gib`` GiB of random numbers.
+
+    Medians of the repeats; of the floors the fastest, as that is what a floor is.
+    """
 
     gib: float
     pause_over_floor: float

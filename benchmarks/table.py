@@ -20,7 +20,7 @@ def show(report: Report, console: Console) -> None:
         console.print(_sizes(report.results))
         console.print(
             "Resume: to the reply to the first cell in a new kernel. Floor: writing (with fsync) "
-            "or reading as many bytes, and nothing else; "
+            "or reading as many bytes, and nothing else, at best; "
             + ("all is read from the disk.\n" if report.cold else "all is read from memory.\n")
         )
     if (start := report.start) is not None:

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from jupyter_checkpoints.errors import (
     CheckpointsError,
@@ -162,6 +163,60 @@ class StoreContract(ABC):
         staging.commit(manifest)
 
         assert store.verify(store.load("c1")).ok
+
+    def test_notes_change_what_is_told_and_not_what_was_saved(self, root: Path) -> None:
+        store = self.make(root)
+        manifest = save(store, "c1", SOME_FILES)
+        store.annotate("c1", lambda notes: replace(notes, name="mine", pinned=True))
+        store.annotate("c1", lambda notes: replace(notes, touched="2026-02-02T00:00:00Z"))
+
+        noted = self.make(root).load("c1")
+        expected = replace(
+            manifest.checkpoint, name="mine", pinned=True, touched="2026-02-02T00:00:00Z"
+        )
+        assert noted == replace(manifest, checkpoint=expected)
+        assert store.list() == [noted]
+        # Both are the same checkpoint, and nothing about it is damaged.
+        assert store.verify(noted).ok
+        assert store.verify(manifest).ok
+        with pytest.raises(NotFound):
+            store.annotate("c2", lambda notes: notes)
+
+    def test_notes_taken_at_once_are_all_kept(self, store: Store) -> None:
+        save(store, "c1", {})
+
+        def append(turn: int) -> None:
+            store.annotate("c1", lambda notes: replace(notes, name=f"{notes.name or ''}{turn}"))
+
+        with ThreadPoolExecutor(8) as pool:
+            list(pool.map(append, range(10)))
+        assert sorted(store.load("c1").checkpoint.name) == sorted("0123456789")
+
+    @pytest.mark.parametrize("first", ["c1", "c2"])
+    def test_a_copy_and_its_source_are_each_whole_alone(self, store: Store, first: str) -> None:
+        source = save(store, "c1", SOME_FILES)
+        copy = manifest_of("c2", source.files, created="2026-01-02T00:00:00Z")
+        store.clone("c1", copy)
+
+        assert store.list() == [copy, source]
+        with pytest.raises(Conflict):
+            store.clone("c1", copy)
+        with pytest.raises(NotFound):
+            store.clone("c3", manifest_of("c4", []))
+        other = {"c1": copy, "c2": source}[first]
+        store.delete(first)
+        assert store.list() == [other]
+        assert store.verify(other).ok
+        assert files_of(store, other.checkpoint.id) == SOME_FILES
+
+    def test_copies_hold_no_bytes_of_their_own(self, store: Store) -> None:
+        source = save(store, "c1", SOME_FILES)
+        store.clone("c1", manifest_of("c2", source.files))
+        one, both = store.held("c1"), {**store.held("c1"), **store.held("c2")}
+        assert sum(one.values()) >= sum(map(len, SOME_FILES.values()))
+        # A manifest each.
+        assert sum(both.values()) - sum(one.values()) < 2**16
+        assert store.held("c3") == {}
 
     def test_newest_come_first(self, store: Store) -> None:
         for name, day in [("b", 2), ("c", 3), ("a", 1)]:

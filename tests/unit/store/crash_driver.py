@@ -16,6 +16,8 @@ import signal
 import sys
 from pathlib import Path
 
+from msgspec.structs import replace
+
 from jupyter_checkpoints.store.directory import DirectoryStore
 from tests.unit.store.contract import SOME_FILES, manifest_of, save, write_files
 
@@ -29,8 +31,13 @@ def say(*words: object) -> None:
 
 
 def scenario(root: Path) -> None:
-    """``new`` is committed, ``lost`` given up, ``doomed`` (there already) deleted."""
+    """``new`` is committed, ``lost`` given up, ``doomed`` (there already) deleted.
+
+    ``kept`` (there already) gets a note and a copy.
+    """
     store = DirectoryStore(root)
+    store.annotate("kept", lambda notes: replace(notes, name="kept"))
+    store.clone("kept", manifest_of("copy", store.load("kept").files))
     save(store, "new", {**SOME_FILES, "pages-1.img": b"x" * 5000})
     staging = store.begin("lost", 0)
     write_files(staging.images, {"core-1.img": b"registers"})
