@@ -51,10 +51,12 @@ anyio.run(main)
 
 #: Gives the program, and the agent it starts, a host without an agent and without any data.
 _OTHER_PLACES = """
+import os
 from pathlib import Path
 from jupyter_checkpoints import layout
 layout.DATA_DIR = Path({root!r}) / "data"
 layout.RUN_DIR = Path({root!r}) / "run"
+os.environ["JUPYTER_CONFIG_DIR"] = {root!r}
 """
 
 
@@ -70,6 +72,9 @@ def root() -> Iterator[Path]:
 def test_clients_of_root_start_one_agent_for_all(root: Path) -> None:
     (root / "path").mkdir()
     (root / "path" / "sitecustomize.py").write_text(_OTHER_PLACES.format(root=str(root)))
+    # The default addresses may be those of an agent that this host has.
+    config = {"AgentApp": {"subnet": f"10.212.{os.getpid() % 256}.0/24"}}
+    (root / "jupyter_checkpoints_agent_config.json").write_text(json.dumps(config))
     environment = {name: value for name, value in os.environ.items() if name != SOCKET_ENV}
     done = subprocess.run(
         [sys.executable, "-c", _PROGRAM],

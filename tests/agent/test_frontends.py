@@ -45,10 +45,11 @@ def console(text: str, *arguments: str) -> str:
     return subprocess.run(
         [
             *(sys.executable, "-m", "jupyter_console", "--simple-prompt"),
-            "--ZMQTerminalInteractiveShell.confirm_exit=False",
             *arguments,
         ],
-        input=text,
+        # The console does not wait until it hears its kernel: one that has answered the first
+        # cell before that, in a container or not, leaves the console waiting for ever.
+        input=f"import time; time.sleep(1)\n{text}",
         capture_output=True,
         text=True,
         timeout=120,
@@ -139,13 +140,20 @@ class Server:
         response.raise_for_status()
         return response.json() if response.content else None
 
-    async def connect(self, kernel_id: str) -> Channels:
-        url = self.websockets.format(kernel_id)
-        return Channels(await websocket_connect(url))
+    @asynccontextmanager
+    async def page(self, kernel_id: str) -> AsyncIterator[Channels]:
+        """A page that shows a notebook: one websocket to its kernel, opened once."""
+        websocket = await websocket_connect(self.websockets.format(kernel_id))
+        try:
+            yield Channels(websocket)
+        finally:
+            websocket.close()
+            while await websocket.read_message() is not None:
+                pass
 
 
 class Channels:
-    """One websocket, opened once, as a notebook page has it."""
+    """All channels of a kernel over one websocket."""
 
     def __init__(self, websocket: WebSocketClientConnection) -> None:
         self.websocket = websocket
@@ -268,51 +276,48 @@ async def test_jupyter_server(agent: Agent, client: AgentClient, tmp_path: Path)
             },
         )
         kernel_id = session["kernel"]["id"]
-        page = await jupyter.connect(kernel_id)
 
-        # Where the notebook is, with nothing of the server's environment.
-        assert await page.run("import os; print(os.getcwd())") == str(root / "deep")
-        assert await page.run("print('AWS_SECRET_ACCESS_KEY' in os.environ)") == "False"
-        assert await page.run("print(os.environ['JPY_SESSION_NAME'])") == str(
-            root / "deep" / "n.ipynb"
-        )
+        async with jupyter.page(kernel_id) as page:
+            # Where the notebook is, with nothing of the server's environment.
+            assert await page.run("import os; print(os.getcwd())") == str(root / "deep")
+            assert await page.run("print('AWS_SECRET_ACCESS_KEY' in os.environ)") == "False"
+            notebook_path = await page.run("print(os.environ['JPY_SESSION_NAME'])")
+            assert notebook_path == str(root / "deep" / "n.ipynb")
 
-        # Saved, changed, and put back, under a page that stays connected.
-        await page.run("x = 'saved'")
-        saved = await client.save(kernel_id, SaveRequest())
-        await page.run("x = 'changed'")
-        await client.resume(kernel_id, saved.id)
-        assert await page.run("print(x)") == "saved"
+            # Saved, changed, and put back, under a page that stays connected.
+            await page.run("x = 'saved'")
+            saved = await client.save(kernel_id, SaveRequest())
+            await page.run("x = 'changed'")
+            await client.resume(kernel_id, saved.id)
+            assert await page.run("print(x)") == "saved"
 
-        # Stopped for a while: the server must not take it for dead.
-        stopped = await client.save(kernel_id, SaveRequest(stop=True))
-        await anyio.sleep(1.5)  # five times as long as it takes to be found dead
-        await client.resume(kernel_id, stopped.id)
-        assert await page.run("print(x)") == "saved"
+            # Stopped for a while: the server must not take it for dead.
+            stopped = await client.save(kernel_id, SaveRequest(stop=True))
+            await anyio.sleep(1.5)  # five times as long as it takes to be found dead
+            await client.resume(kernel_id, stopped.id)
+            assert await page.run("print(x)") == "saved"
 
-        # Interrupted and restarted by the buttons.
-        running = await page.send(
-            "shell", "execute_request", {"code": "print('on')\nwhile True: pass"}
-        )
-        while (await page.next())["msg_type"] != "stream":
-            pass
-        await jupyter.ask("POST", f"/kernels/{kernel_id}/interrupt")
-        assert (await page.reply(running))["ename"] == "KeyboardInterrupt"
-        assert await page.run("print(x)") == "saved"
-        await jupyter.ask("POST", f"/kernels/{kernel_id}/restart")
-        assert await page.run("print('x' in globals())") == "False"
+            # Interrupted and restarted by the buttons.
+            running = await page.send(
+                "shell", "execute_request", {"code": "print('on')\nwhile True: pass"}
+            )
+            while (await page.next())["msg_type"] != "stream":
+                pass
+            await jupyter.ask("POST", f"/kernels/{kernel_id}/interrupt")
+            assert (await page.reply(running))["ename"] == "KeyboardInterrupt"
+            assert await page.run("print(x)") == "saved"
+            await jupyter.ask("POST", f"/kernels/{kernel_id}/restart")
+            assert await page.run("print('x' in globals())") == "False"
 
-        # It dies, and the server starts it again.
-        await page.send("shell", "execute_request", {"code": "import os; os._exit(1)"})
-        await page.status("restarting")
-        page.websocket.close()
-        page = await jupyter.connect(kernel_id)
-        assert await page.run("print('back')") == "back"
+            # It dies, and the server starts it again.
+            await page.send("shell", "execute_request", {"code": "import os; os._exit(1)"})
+            await page.status("restarting")
+        async with jupyter.page(kernel_id) as page:
+            assert await page.run("print('back')") == "back"
 
         await jupyter.ask("DELETE", f"/sessions/{session['id']}")
         assert await client.kernels() == []
 
         # What the server leaves running, it ends with itself.
         await jupyter.ask("POST", "/kernels", {"name": PYTHON})
-        page.websocket.close()
     assert await client.kernels() == []
