@@ -10,3 +10,8 @@ def _jupyter_server_extension_points() -> list[dict[str, Any]]:
     from .extension import CheckpointsExtension
 
     return [{"module": "jupyter_checkpoints", "app": CheckpointsExtension}]
+
+
+def _jupyter_labextension_paths() -> list[dict[str, str]]:
+    """Where JupyterLab finds our part in the browser; read while that is being developed."""
+    return [{"src": "labextension", "dest": "jupyter-runtime-checkpoints"}]

@@ -1,0 +1,229 @@
+import type { IChangedArgs } from '@jupyterlab/coreutils';
+import type { INotebookTracker, NotebookPanel } from '@jupyterlab/notebook';
+import type { ServiceManager } from '@jupyterlab/services';
+
+import type { ISignal } from '@lumino/signaling';
+import { Signal } from '@lumino/signaling';
+
+import { NotebookRuntime } from './notebookRuntime';
+import { CheckpointsApi, ServerError, asProblem } from './request';
+import type { IServerEvent } from './serverEvents';
+import { asServerEvent } from './serverEvents';
+import type {
+  Availability,
+  IProblem,
+  IRuntimeCheckpoints,
+  ISleeping
+} from './tokens';
+
+/** Milliseconds between two looks whether a kernel that is to be culled is gone. */
+const CULL_INTERVAL = 500;
+const CULL_LOOKS = 40;
+
+/** See {@link IRuntimeCheckpoints}. Follows the server's events; never polls while idle. */
+export class RuntimeCheckpoints implements IRuntimeCheckpoints {
+  constructor(options: RuntimeCheckpoints.IOptions) {
+    this.api = options.api;
+    this._services = options.services;
+    this._tracker = options.tracker;
+    this._services.events.stream.connect(this._onEmission, this);
+    this._services.connectionFailure.connect(this._onConnectionFailure, this);
+    this._tracker.currentChanged.connect(this._onCurrentChanged, this);
+    this._tracker.widgetAdded.connect(this._onWidgetAdded, this);
+    this._tracker.forEach(panel => {
+      this.of(panel);
+    });
+  }
+
+  readonly api: CheckpointsApi;
+
+  get availability(): Availability {
+    return this._availability;
+  }
+
+  get problem(): IProblem | null {
+    return this._problem;
+  }
+
+  /** The version of the server extension; empty until it is known. */
+  get serverVersion(): string {
+    return this._serverVersion;
+  }
+
+  get availabilityChanged(): ISignal<this, Availability> {
+    return this._availabilityChanged;
+  }
+
+  get current(): NotebookRuntime | null {
+    const panel = this._tracker.currentWidget;
+    return panel && !panel.isDisposed ? this.of(panel) : null;
+  }
+
+  get currentChanged(): ISignal<this, IChangedArgs<NotebookRuntime | null>> {
+    return this._currentChanged;
+  }
+
+  get sleepingChanged(): ISignal<this, void> {
+    return this._sleepingChanged;
+  }
+
+  /** An event of the server, for whoever shows more of it than a state. */
+  get serverEvent(): ISignal<this, IServerEvent> {
+    return this._serverEvent;
+  }
+
+  get isDisposed(): boolean {
+    return this._isDisposed;
+  }
+
+  dispose(): void {
+    if (this._isDisposed) {
+      return;
+    }
+    this._isDisposed = true;
+    this._runtimes.forEach(runtime => runtime.dispose());
+    this._runtimes.clear();
+    Signal.clearData(this);
+  }
+
+  of(panel: NotebookPanel): NotebookRuntime {
+    let runtime = this._runtimes.get(panel);
+    if (!runtime) {
+      runtime = new NotebookRuntime({
+        api: this.api,
+        context: panel.context,
+        availability: () => this._availability
+      });
+      this._runtimes.set(panel, runtime);
+      panel.disposed.connect(this._onPanelDisposed, this);
+    }
+    return runtime;
+  }
+
+  async check(): Promise<void> {
+    try {
+      const status = await this.api.status();
+      this._serverVersion = status.version;
+      if (status.available) {
+        this._setAvailability('available', null);
+      } else {
+        this._setAvailability('unavailable', status);
+      }
+    } catch (error) {
+      const missing = error instanceof ServerError && error.status === 404;
+      this._setAvailability(
+        missing ? 'no-extension' : 'unavailable',
+        asProblem(error)
+      );
+    }
+  }
+
+  async sleeping(): Promise<ISleeping[]> {
+    const runtimes = await this.api.runtimes();
+    return runtimes.flatMap(
+      ({ runtime, notebook, deleted, kernels, newest }) =>
+        newest && notebook && !deleted && !kernels.length
+          ? [{ runtime, notebook, checkpoint: newest }]
+          : []
+    );
+  }
+
+  private _setAvailability(
+    availability: Availability,
+    problem: IProblem | null
+  ): void {
+    this._problem = problem;
+    if (availability !== this._availability) {
+      this._availability = availability;
+      this._runtimes.forEach(runtime => runtime.onAvailabilityChanged());
+    }
+    this._availabilityChanged.emit(availability);
+  }
+
+  private _onEmission(_: unknown, emission: { schema_id: string }): void {
+    const event = asServerEvent(emission);
+    if (!event) {
+      return;
+    }
+    this._runtimes.forEach(runtime => {
+      const concerns =
+        (event.notebook && event.notebook === runtime.path) ||
+        (event.kernel_id && event.kernel_id === runtime.kernelId) ||
+        (event.runtime && event.runtime === runtime.settings.runtime);
+      if (concerns) {
+        runtime.onServerEvent(event);
+      }
+    });
+    if (event.action === 'culled' && event.kernel_id) {
+      void this._noticeCulled(event.kernel_id);
+    }
+    this._serverEvent.emit(event);
+    if (event.action !== 'progress') {
+      this._sleepingChanged.emit();
+    }
+  }
+
+  /** The page would notice within its own interval, and take the kernel for alive until then. */
+  private async _noticeCulled(kernelId: string): Promise<void> {
+    const { kernels, sessions } = this._services;
+    for (let look = 0; look < CULL_LOOKS && !this._isDisposed; look++) {
+      await kernels.refreshRunning();
+      await sessions.refreshRunning();
+      if (![...kernels.running()].some(kernel => kernel.id === kernelId)) {
+        break;
+      }
+      await new Promise(resolve => setTimeout(resolve, CULL_INTERVAL));
+    }
+    this._sleepingChanged.emit();
+  }
+
+  private _onConnectionFailure(): void {
+    if (this._availability === 'available') {
+      void this.check();
+    }
+  }
+
+  private _onCurrentChanged(): void {
+    const newValue = this.current;
+    const oldValue = this._lastCurrent;
+    if (newValue !== oldValue) {
+      this._lastCurrent = newValue;
+      this._currentChanged.emit({ name: 'current', oldValue, newValue });
+    }
+  }
+
+  private _onWidgetAdded(_: INotebookTracker, panel: NotebookPanel): void {
+    this.of(panel);
+  }
+
+  private _onPanelDisposed(panel: NotebookPanel): void {
+    this._runtimes.get(panel)?.dispose();
+    this._runtimes.delete(panel);
+  }
+
+  private readonly _services: ServiceManager.IManager;
+  private readonly _tracker: INotebookTracker;
+  private readonly _runtimes = new Map<NotebookPanel, NotebookRuntime>();
+  private readonly _availabilityChanged = new Signal<this, Availability>(this);
+  private readonly _currentChanged = new Signal<
+    this,
+    IChangedArgs<NotebookRuntime | null>
+  >(this);
+  private readonly _sleepingChanged = new Signal<this, void>(this);
+  private readonly _serverEvent = new Signal<this, IServerEvent>(this);
+  private _availability: Availability = 'unknown';
+  private _problem: IProblem | null = null;
+  private _serverVersion = '';
+  private _lastCurrent: NotebookRuntime | null = null;
+  private _isDisposed = false;
+}
+
+/** Namespace of {@link RuntimeCheckpoints}. */
+export namespace RuntimeCheckpoints {
+  /** What the model is made from. */
+  export interface IOptions {
+    api: CheckpointsApi;
+    services: ServiceManager.IManager;
+    tracker: INotebookTracker;
+  }
+}

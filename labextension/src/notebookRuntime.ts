@@ -1,0 +1,469 @@
+import type { DocumentRegistry } from '@jupyterlab/docregistry';
+import type { INotebookModel } from '@jupyterlab/notebook';
+
+import type { ISignal } from '@lumino/signaling';
+import { Signal } from '@lumino/signaling';
+
+import { newestFirst } from './history';
+import type { CheckpointsApi, IOperation } from './request';
+import { ServerError, asProblem } from './request';
+import type { IServerEvent } from './serverEvents';
+import { notebookState, readSettings } from './state';
+import type {
+  Availability,
+  ICheckpoint,
+  INotebookRuntime,
+  INotebookSettings,
+  IProblem,
+  IProgress,
+  IRemoval,
+  NotebookState
+} from './tokens';
+import { METADATA_KEY } from './tokens';
+
+/** The provisioner whose kernels can be saved. */
+const PROVISIONER = 'checkpoint-container-provisioner';
+
+/** Milliseconds between two looks at an operation; events usually tell earlier. */
+const OPERATION_INTERVAL = 1000;
+
+/** The runtime checkpoints of one open notebook: see {@link INotebookRuntime}. */
+export class NotebookRuntime implements INotebookRuntime {
+  constructor(options: NotebookRuntime.IOptions) {
+    this._api = options.api;
+    this._context = options.context;
+    this._availability = options.availability;
+    const { model, sessionContext } = this._context;
+    model.metadataChanged.connect(this._onMetadataChanged, this);
+    sessionContext.kernelChanged.connect(this._onKernelChanged, this);
+    sessionContext.statusChanged.connect(this._emitChanged, this);
+    sessionContext.connectionStatusChanged.connect(this._emitChanged, this);
+    this._context.pathChanged.connect(this._onPathChanged, this);
+    void this._context.ready.then(() => {
+      if (this.settings.enabled) {
+        void this.refresh();
+      }
+    });
+  }
+
+  get path(): string {
+    return this._context.localPath;
+  }
+
+  get changed(): ISignal<this, void> {
+    return this._changed;
+  }
+
+  get settings(): INotebookSettings {
+    return readSettings(this._context.model.getMetadata(METADATA_KEY));
+  }
+
+  get checkpoints(): readonly ICheckpoint[] | null {
+    return this._visible;
+  }
+
+  get newest(): ICheckpoint | null {
+    return this._visible?.[0] ?? null;
+  }
+
+  get problem(): IProblem | null {
+    return this._problem;
+  }
+
+  get position(): string {
+    return this._position;
+  }
+
+  get kernelId(): string {
+    const kernel = this._context.sessionContext.session?.kernel;
+    return kernel && kernel.status !== 'dead' ? kernel.id : '';
+  }
+
+  get progress(): IProgress | null {
+    if (this._progress) {
+      return this._progress;
+    }
+    // The server resumes a notebook's newest checkpoint by itself when its kernel starts.
+    const status = this._context.sessionContext.kernelDisplayStatus;
+    const starts = status === 'starting' && this._slept;
+    return starts
+      ? { kind: 'resuming', stage: '', done: 0, total: 0, operation: '' }
+      : null;
+  }
+
+  get state(): NotebookState {
+    return notebookState({
+      availability: this._availability(),
+      settings: this.settings,
+      progress: this.progress,
+      problem: this._problem,
+      hasKernel: this.kernelId !== '',
+      supported: this._supported(),
+      hasCheckpoints: this.newest !== null
+    });
+  }
+
+  get isDisposed(): boolean {
+    return this._isDisposed;
+  }
+
+  dispose(): void {
+    if (!this._isDisposed) {
+      this._isDisposed = true;
+      Signal.clearData(this);
+    }
+  }
+
+  async configure(changes: Partial<INotebookSettings>): Promise<void> {
+    const { model } = this._context;
+    const given: unknown = model.getMetadata(METADATA_KEY);
+    model.setMetadata(METADATA_KEY, {
+      ...(typeof given === 'object' ? given : {}),
+      ...changes
+    });
+    // The server reads the file: what is not saved does not count.
+    await this._context.save();
+    if (this.settings.enabled) {
+      await this.refresh();
+    }
+  }
+
+  async refresh(): Promise<void> {
+    try {
+      const [checkpoints, usage] = await Promise.all([
+        this._api.checkpoints({ notebook: this.path }),
+        // Nice to know, and no reason to show nothing.
+        this._api.usage().catch(() => null)
+      ]);
+      if (this._isDisposed) {
+        return;
+      }
+      this._all = newestFirst(
+        checkpoints.map(checkpoint => ({
+          ...checkpoint,
+          held: usage?.checkpoints[checkpoint.id]
+        }))
+      );
+      if (this._problem && this._problem === this._listingProblem) {
+        this._problem = null;
+      }
+      this._listingProblem = null;
+      this._show();
+    } catch (error) {
+      this._listingProblem = asProblem(error);
+      this._fail(this._listingProblem);
+    }
+  }
+
+  async save(name = ''): Promise<ICheckpoint | null> {
+    const kernelId = this.kernelId;
+    const { mode } = this.settings;
+    this._begin('saving');
+    try {
+      const operation = await this._api.save({
+        kernel_id: kernelId,
+        ...(name ? { name } : {}),
+        ...(mode ? { mode } : {})
+      });
+      const ended = await this._follow('saving', operation);
+      await this.refresh();
+      this._end(ended.checkpoint);
+      return this._all?.find(c => c.id === ended.checkpoint) ?? null;
+    } catch (error) {
+      this._fail(asProblem(error));
+      throw error;
+    }
+  }
+
+  async resume(checkpoint: string): Promise<void> {
+    const kernelId = this.kernelId;
+    this._begin('resuming');
+    try {
+      const operation = await this._api.resume(
+        checkpoint,
+        kernelId ? { kernel_id: kernelId } : { notebook: this.path }
+      );
+      const ended = await this._follow('resuming', operation);
+      if (!kernelId) {
+        await this._context.sessionContext.changeKernel({
+          id: ended.kernel_id
+        });
+      }
+      this._end(checkpoint);
+    } catch (error) {
+      this._fail(asProblem(error));
+      throw error;
+    }
+  }
+
+  /** Start the notebook's kernel; the server resumes its newest checkpoint. */
+  async wake(): Promise<void> {
+    const { sessionContext } = this._context;
+    this._problem = null;
+    const shouldSelect = await sessionContext.startKernel();
+    if (shouldSelect) {
+      throw new Error('The kernel of this notebook could not be started.');
+    }
+  }
+
+  /** Start the notebook's kernel without a checkpoint; those stay. */
+  async startFresh(): Promise<void> {
+    const runtime = this.newest?.runtime;
+    if (runtime) {
+      await this._api.startFreshNext(runtime);
+    }
+    this._slept = false;
+    await this.wake();
+  }
+
+  async rename(checkpoint: string, name: string): Promise<void> {
+    this._replace(await this._api.change(checkpoint, { name }));
+  }
+
+  async pin(checkpoint: string, pinned: boolean): Promise<void> {
+    this._replace(await this._api.change(checkpoint, { pinned }));
+  }
+
+  remove(checkpoint: string): IRemoval {
+    this._hidden.add(checkpoint);
+    this._show();
+    return {
+      commit: async () => {
+        if (!this._hidden.has(checkpoint)) {
+          return;
+        }
+        try {
+          await this._api.delete(checkpoint);
+        } catch (error) {
+          if (!(error instanceof ServerError && error.status === 404)) {
+            this._hidden.delete(checkpoint);
+            this._show();
+            throw error;
+          }
+        }
+        this._all = this._all?.filter(c => c.id !== checkpoint) ?? null;
+        this._hidden.delete(checkpoint);
+      },
+      undo: () => {
+        this._hidden.delete(checkpoint);
+        this._show();
+      }
+    };
+  }
+
+  /** Forget the last problem: the user has seen it. */
+  dismiss(): void {
+    this._problem = null;
+    this._emitChanged();
+  }
+
+  /** Something happened on the server to this notebook or its kernel. */
+  onServerEvent(event: IServerEvent): void {
+    switch (event.action) {
+      case 'started':
+      case 'progress':
+        this._progress = {
+          kind: 'saving',
+          stage: event.stage ?? '',
+          done: event.done ?? 0,
+          total: event.total ?? 0,
+          operation: event.operation ?? ''
+        };
+        this._emitChanged();
+        break;
+      case 'resuming':
+        this._progress = {
+          kind: 'resuming',
+          stage: '',
+          done: 0,
+          total: 0,
+          operation: event.operation ?? ''
+        };
+        this._emitChanged();
+        break;
+      case 'done':
+      case 'unchanged':
+      case 'resumed':
+        this._wakeFollowers();
+        void this.refresh().then(() => this._end(event.checkpoint ?? ''));
+        break;
+      case 'failed':
+      case 'resume_failed':
+      case 'kept':
+      case 'bad_metadata':
+        this._wakeFollowers();
+        this._fail({
+          message: event.message ?? '',
+          reason: event.reason,
+          hint: event.hint,
+          findings: event.findings
+        });
+        break;
+      case 'culled':
+        this._wakeFollowers();
+        void this.refresh();
+        break;
+      default:
+        if (this.settings.enabled) {
+          void this.refresh();
+        }
+    }
+  }
+
+  /** The server's availability has changed. */
+  onAvailabilityChanged(): void {
+    if (this.settings.enabled && this._all === null) {
+      void this.refresh();
+    }
+    this._emitChanged();
+  }
+
+  private _supported(): boolean {
+    const { sessionContext } = this._context;
+    const name = sessionContext.session?.kernel?.name ?? '';
+    const spec = sessionContext.specsManager.specs?.kernelspecs[name];
+    const stanza = spec?.metadata?.['kernel_provisioner'];
+    // Specs that are not known yet, and those the server's default provisioner serves, may do.
+    return (
+      !spec ||
+      stanza === undefined ||
+      JSON.stringify(stanza).includes(PROVISIONER)
+    );
+  }
+
+  private async _follow(
+    kind: IProgress['kind'],
+    begun: IOperation
+  ): Promise<IOperation> {
+    let operation = begun;
+    while (operation.state === 'running') {
+      this._progress = {
+        kind,
+        stage: operation.stage,
+        done: operation.done,
+        total: operation.total,
+        operation: operation.id
+      };
+      this._emitChanged();
+      await this._nextLook();
+      operation = await this._api.operation(operation.id);
+    }
+    if (operation.state === 'failed') {
+      throw new ServerError(
+        operation.error ?? { message: 'It failed, and nobody knows why.' },
+        200
+      );
+    }
+    return operation;
+  }
+
+  /** After a while, or as soon as an event tells that something ended. */
+  private _nextLook(): Promise<void> {
+    return new Promise(resolve => {
+      const timer = setTimeout(look, OPERATION_INTERVAL);
+      const followers = this._followers;
+      function look(): void {
+        clearTimeout(timer);
+        followers.delete(look);
+        resolve();
+      }
+      followers.add(look);
+    });
+  }
+
+  private _wakeFollowers(): void {
+    [...this._followers].forEach(look => look());
+  }
+
+  private _begin(kind: IProgress['kind']): void {
+    this._problem = null;
+    this._progress = { kind, stage: '', done: 0, total: 0, operation: '' };
+    this._emitChanged();
+  }
+
+  private _end(position: string): void {
+    this._progress = null;
+    if (position) {
+      this._position = position;
+      this._problem = null;
+    }
+    this._emitChanged();
+  }
+
+  private _fail(problem: IProblem): void {
+    this._progress = null;
+    this._problem = problem;
+    this._emitChanged();
+  }
+
+  private _replace(checkpoint: ICheckpoint): void {
+    this._all =
+      this._all?.map(c =>
+        c.id === checkpoint.id ? { ...c, ...checkpoint } : c
+      ) ?? null;
+    this._show();
+  }
+
+  private _show(): void {
+    this._visible = this._all?.filter(c => !this._hidden.has(c.id)) ?? null;
+    this._emitChanged();
+  }
+
+  private _onKernelChanged(): void {
+    const hasKernel = this.kernelId !== '';
+    if (!hasKernel) {
+      this._position = '';
+    }
+    this._emitChanged();
+  }
+
+  private _onMetadataChanged(_: INotebookModel, change: { key: string }): void {
+    if (change.key === METADATA_KEY) {
+      this._emitChanged();
+    }
+  }
+
+  private _onPathChanged(): void {
+    if (this.settings.enabled) {
+      void this.refresh();
+    }
+  }
+
+  private _emitChanged(): void {
+    if (this._isDisposed) {
+      return;
+    }
+    const status = this._context.sessionContext.kernelDisplayStatus;
+    if (!this.kernelId && status !== 'starting') {
+      this._slept = this.settings.enabled && this.newest !== null;
+    } else if (this.kernelId && status !== 'starting') {
+      this._slept = false;
+    }
+    this._changed.emit();
+  }
+
+  private readonly _api: CheckpointsApi;
+  private readonly _context: DocumentRegistry.IContext<INotebookModel>;
+  private readonly _availability: () => Availability;
+  private readonly _changed = new Signal<this, void>(this);
+  private readonly _followers = new Set<() => void>();
+  private readonly _hidden = new Set<string>();
+  private _all: ICheckpoint[] | null = null;
+  private _visible: ICheckpoint[] | null = null;
+  private _progress: IProgress | null = null;
+  private _problem: IProblem | null = null;
+  private _listingProblem: IProblem | null = null;
+  private _position = '';
+  private _slept = false;
+  private _isDisposed = false;
+}
+
+/** Namespace of {@link NotebookRuntime}. */
+export namespace NotebookRuntime {
+  /** What a notebook's runtime is made from. */
+  export interface IOptions {
+    api: CheckpointsApi;
+    context: DocumentRegistry.IContext<INotebookModel>;
+    availability: () => Availability;
+  }
+}

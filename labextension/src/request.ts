@@ -1,0 +1,233 @@
+import { URLExt } from '@jupyterlab/coreutils';
+import { ServerConnection } from '@jupyterlab/services';
+
+import type {
+  ICheckpoint,
+  IFinding,
+  IPreflight,
+  IProblem,
+  Mode
+} from './tokens';
+
+/** The server extension's part of the server's address space. */
+const NAMESPACE = 'jupyter-checkpoints';
+
+/** What the server extension says of itself and of its agent. */
+export interface IServerStatus extends IProblem {
+  version: string;
+  /** Whether kernels can be saved; if not, the problem says why. */
+  available: boolean;
+}
+
+/** Long work that the server does, as it stands. */
+export interface IOperation {
+  id: string;
+  kind: string;
+  state: 'running' | 'done' | 'failed';
+  kernel_id: string;
+  checkpoint: string;
+  stage: string;
+  done: number;
+  total: number;
+  result: unknown;
+  error: IProblem | null;
+}
+
+/** The line of states of one notebook. */
+export interface IRuntime {
+  runtime: string;
+  /** The notebook's path on this server; empty if it is none of this server's. */
+  notebook: string;
+  /** When the notebook was deleted, if it was. */
+  deleted: string;
+  /** Ids of its kernels that run. */
+  kernels: string[];
+  newest: ICheckpoint | null;
+}
+
+/** Bytes on the server's disk. */
+export interface IUsage {
+  total: number;
+  /** What deleting just this one would free, by checkpoint. */
+  checkpoints: Record<string, number>;
+}
+
+/** What the server answered instead of what was asked for. */
+export class ServerError extends Error implements IProblem {
+  constructor(problem: IProblem, status: number) {
+    super(problem.message);
+    this.name = 'ServerError';
+    this.reason = problem.reason ?? '';
+    this.hint = problem.hint ?? '';
+    this.findings = problem.findings ?? [];
+    this.status = status;
+  }
+
+  readonly reason: string;
+  readonly hint: string;
+  readonly findings: readonly IFinding[];
+  /** The HTTP status; 0 if no answer came. */
+  readonly status: number;
+}
+
+/** Any error as a problem to show. */
+export function asProblem(error: unknown): IProblem {
+  if (error instanceof ServerError) {
+    return error;
+  }
+  return { message: error instanceof Error ? error.message : String(error) };
+}
+
+function isRecord(value: unknown): value is Record<string, unknown> {
+  return typeof value === 'object' && value !== null;
+}
+
+function problemOf(body: unknown, response: Response): IProblem {
+  const text = (value: unknown) => (typeof value === 'string' ? value : '');
+  const given = isRecord(body) ? body : {};
+  return {
+    message:
+      text(given.message) || `${response.status} ${response.statusText}`.trim(),
+    reason: text(given.reason),
+    hint: text(given.hint),
+    findings: Array.isArray(given.findings) ? given.findings : []
+  };
+}
+
+/** The routes of the server extension, one method for each. All raise {@link ServerError}. */
+export class CheckpointsApi {
+  constructor(readonly serverSettings: ServerConnection.ISettings) {}
+
+  status(): Promise<IServerStatus> {
+    return this._request<IServerStatus>('GET', ['status']);
+  }
+
+  runtimes(): Promise<IRuntime[]> {
+    return this._request<IRuntime[]>('GET', ['runtimes']);
+  }
+
+  checkpoints(
+    of: { notebook: string } | { runtime: string }
+  ): Promise<ICheckpoint[]> {
+    return this._request<ICheckpoint[]>('GET', ['checkpoints'], { query: of });
+  }
+
+  save(options: {
+    kernel_id: string;
+    name?: string;
+    mode?: Mode;
+  }): Promise<IOperation> {
+    return this._request<IOperation>('POST', ['checkpoints'], {
+      body: options
+    });
+  }
+
+  change(
+    id: string,
+    changes: { name?: string; pinned?: boolean }
+  ): Promise<ICheckpoint> {
+    return this._request<ICheckpoint>('PATCH', ['checkpoints', id], {
+      body: changes
+    });
+  }
+
+  delete(id: string): Promise<void> {
+    return this._request<void>('DELETE', ['checkpoints', id]);
+  }
+
+  preflight(id: string): Promise<IPreflight> {
+    return this._request<IPreflight>('GET', ['checkpoints', id, 'preflight']);
+  }
+
+  /** In place in a kernel, or in a new one of a notebook. */
+  resume(
+    id: string,
+    where: { kernel_id: string } | { notebook: string }
+  ): Promise<IOperation> {
+    return this._request<IOperation>('POST', ['checkpoints', id, 'resume'], {
+      body: where
+    });
+  }
+
+  remix(options: {
+    source: string;
+    target: string;
+    checkpoint?: string;
+  }): Promise<{ notebook: string; runtime: string; checkpoint: ICheckpoint }> {
+    return this._request('POST', ['remix'], { body: options });
+  }
+
+  operation(id: string): Promise<IOperation> {
+    return this._request<IOperation>('GET', ['operations', id]);
+  }
+
+  usage(): Promise<IUsage> {
+    return this._request<IUsage>('GET', ['usage']);
+  }
+
+  /** The runtime's next kernel starts without a checkpoint, once. */
+  startFreshNext(runtime: string): Promise<void> {
+    return this._request<void>('POST', ['runtimes', runtime, 'fresh'], {
+      body: {}
+    });
+  }
+
+  /** Where a browser downloads a checkpoint's archive from. */
+  archiveUrl(id: string): string {
+    const { token } = this.serverSettings;
+    const query =
+      this.serverSettings.appendToken && token
+        ? URLExt.objectToQueryString({ token })
+        : '';
+    return this._url(['checkpoints', id, 'archive']) + query;
+  }
+
+  private _url(parts: readonly string[]): string {
+    return URLExt.join(
+      this.serverSettings.baseUrl,
+      NAMESPACE,
+      ...parts.map(encodeURIComponent)
+    );
+  }
+
+  private async _request<T>(
+    method: string,
+    parts: readonly string[],
+    options: { query?: Record<string, string>; body?: unknown } = {}
+  ): Promise<T> {
+    const query = URLExt.objectToQueryString({ ...options.query });
+    let response: Response;
+    try {
+      response = await ServerConnection.makeRequest(
+        this._url(parts) + (options.query ? query : ''),
+        {
+          method,
+          ...(options.body === undefined
+            ? {}
+            : { body: JSON.stringify(options.body) })
+        },
+        this.serverSettings
+      );
+    } catch (error) {
+      throw new ServerError(
+        {
+          message: 'The Jupyter server does not answer.',
+          reason: String(error)
+        },
+        0
+      );
+    }
+    const text = await response.text();
+    let body: unknown = null;
+    try {
+      body = text ? JSON.parse(text) : null;
+    } catch {
+      // An error page of something between the server and here.
+      body = null;
+    }
+    if (!response.ok) {
+      throw new ServerError(problemOf(body, response), response.status);
+    }
+    return body as T;
+  }
+}

@@ -1,0 +1,188 @@
+import type { IChangedArgs } from '@jupyterlab/coreutils';
+import type { NotebookPanel } from '@jupyterlab/notebook';
+
+import { Token } from '@lumino/coreutils';
+import type { IDisposable } from '@lumino/disposable';
+import type { ISignal } from '@lumino/signaling';
+
+/** The key in a notebook's metadata that holds {@link INotebookSettings}. */
+export const METADATA_KEY = 'runtime_checkpoints';
+
+/** What a save keeps: memory and files, or files only. */
+export type Mode = 'process' | 'filesystem';
+
+/** Why a runtime checkpoint was made. */
+export type Trigger =
+  | 'manual'
+  | 'cull'
+  | 'idle'
+  | 'shutdown'
+  | 'danger'
+  | 'cell'
+  | 'restart'
+  | 'remix'
+  | 'import';
+
+/** One notebook's own settings, in its metadata. */
+export interface INotebookSettings {
+  enabled: boolean;
+  autosave: boolean;
+  /** Without it: as the kernelspec says. */
+  mode?: Mode;
+  /** The line of states that belongs to the notebook; the server writes it. */
+  runtime: string;
+}
+
+/** One runtime checkpoint, as the server lists it. Sizes are bytes, times ISO 8601 in UTC. */
+export interface ICheckpoint {
+  id: string;
+  kernel_id: string;
+  runtime: string;
+  created: string;
+  /** When the kernel was last found unchanged since; empty if never. */
+  touched: string;
+  name: string;
+  trigger: Trigger;
+  mode: Mode;
+  /** The checkpoint that the kernel had been resumed from, or saved to before. */
+  parent: string;
+  pinned: boolean;
+  memory_size: number;
+  files_size: number;
+  pause_seconds: number;
+  save_seconds: number;
+  image: string;
+  kernel_name: string;
+  /** Bytes that deleting just this one would free, where the server knows it. */
+  held?: number;
+}
+
+/** One answer of preflight: a sentence, and what to do about it. */
+export interface IFinding {
+  code: string;
+  severity: 'block' | 'warn';
+  message: string;
+  hint?: string;
+}
+
+/** Whether a checkpoint can be resumed here. */
+export interface IPreflight {
+  ok: boolean;
+  findings: IFinding[];
+}
+
+/** What went wrong, in plain words. */
+export interface IProblem {
+  message: string;
+  reason?: string;
+  hint?: string;
+  findings?: readonly IFinding[];
+}
+
+/** A save or a resume under way. */
+export interface IProgress {
+  kind: 'saving' | 'resuming';
+  stage: string;
+  /** Bytes done. */
+  done: number;
+  /** Bytes in all; 0 where unknown. */
+  total: number;
+  /** The server's name for it; empty until it is known. */
+  operation: string;
+}
+
+/** Whether runtime checkpoints work on this server at all. */
+export type Availability =
+  'unknown' | 'available' | 'no-extension' | 'unavailable';
+
+/**
+ * What a notebook's button shows.
+ *
+ * `unavailable`: the server cannot save at all; `unsupported`: this kernel cannot be saved;
+ * `failed`: the last save or resume failed.
+ */
+export type NotebookState =
+  | 'unavailable'
+  | 'unsupported'
+  | 'off'
+  | 'on'
+  | 'saving'
+  | 'saved'
+  | 'asleep'
+  | 'resuming'
+  | 'failed';
+
+/** The runtime checkpoints of one open notebook. */
+export interface INotebookRuntime extends IDisposable {
+  /** The notebook's path. */
+  readonly path: string;
+  readonly state: NotebookState;
+  readonly settings: INotebookSettings;
+  /** Newest first; `null` until they are known. */
+  readonly checkpoints: readonly ICheckpoint[] | null;
+  readonly newest: ICheckpoint | null;
+  readonly progress: IProgress | null;
+  /** Why the last save, resume or listing failed. */
+  readonly problem: IProblem | null;
+  /** The checkpoint the kernel was last resumed from or saved to, if known. */
+  readonly position: string;
+  readonly changed: ISignal<INotebookRuntime, void>;
+
+  /** Change the notebook's settings; the notebook is saved, so that the server knows. */
+  configure(changes: Partial<INotebookSettings>): Promise<void>;
+  /** Ask the server again. */
+  refresh(): Promise<void>;
+  /** Save the kernel. Raises what the server answers. */
+  save(name?: string): Promise<ICheckpoint | null>;
+  /** Put the kernel back to a checkpoint; start one from it if there is none. */
+  resume(checkpoint: string): Promise<void>;
+  /** Start the kernel; the server resumes the newest checkpoint. */
+  wake(): Promise<void>;
+  rename(checkpoint: string, name: string): Promise<void>;
+  pin(checkpoint: string, pinned: boolean): Promise<void>;
+  /** Take a checkpoint off the list, and delete it when `undo` can no longer be asked for. */
+  remove(checkpoint: string): IRemoval;
+}
+
+/** A deletion that can still be undone. */
+export interface IRemoval {
+  /** Delete now. */
+  commit(): Promise<void>;
+  undo(): void;
+}
+
+/** A notebook whose kernel sleeps in a runtime checkpoint. */
+export interface ISleeping {
+  runtime: string;
+  /** Path of the notebook. */
+  notebook: string;
+  checkpoint: ICheckpoint;
+}
+
+/** Runtime checkpoints in JupyterLab, for other extensions. */
+export interface IRuntimeCheckpoints extends IDisposable {
+  readonly availability: Availability;
+  /** Why they are not available. */
+  readonly problem: IProblem | null;
+  readonly availabilityChanged: ISignal<IRuntimeCheckpoints, Availability>;
+  /** The notebook in front, if any. */
+  readonly current: INotebookRuntime | null;
+  readonly currentChanged: ISignal<
+    IRuntimeCheckpoints,
+    IChangedArgs<INotebookRuntime | null>
+  >;
+  /** Something happened that may change who sleeps. */
+  readonly sleepingChanged: ISignal<IRuntimeCheckpoints, void>;
+  /** The runtime checkpoints of an open notebook. */
+  of(panel: NotebookPanel): INotebookRuntime;
+  /** All notebooks whose kernel sleeps. */
+  sleeping(): Promise<ISleeping[]>;
+  /** Ask again whether they are available. */
+  check(): Promise<void>;
+}
+
+/** The token of {@link IRuntimeCheckpoints}. */
+export const IRuntimeCheckpoints = new Token<IRuntimeCheckpoints>(
+  'jupyter-runtime-checkpoints:IRuntimeCheckpoints',
+  'Saves the kernels of notebooks as runtime checkpoints, and resumes them.'
+);
