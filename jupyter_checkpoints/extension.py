@@ -116,7 +116,7 @@ class CheckpointsExtension(ExtensionApp):
         runtimes = self.runtimes
         if runtimes is None:
             return
-        path, source = data["path"], data.get("source_path", "")
+        path, source = data["path"].strip("/"), data.get("source_path", "").strip("/")
         try:
             match data["action"]:
                 case "copy":

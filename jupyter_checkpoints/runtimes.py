@@ -161,6 +161,9 @@ class Runtimes(LoggingConfigurable):
     watch_interval = Float(15.0, help="Seconds between two looks at idle times and dangers.").tag(
         config=True
     )
+    tidy_interval = Float(
+        3600.0, help="Seconds between two looks at the checkpoints of deleted notebooks."
+    ).tag(config=True)
     wake = Bool(
         True, help="Resume a notebook's newest checkpoint when its kernel starts next."
     ).tag(config=True)
@@ -1045,7 +1048,7 @@ class Runtimes(LoggingConfigurable):
 
     async def _tidy(self) -> None:
         while True:
-            await asyncio.sleep(3600)
+            await asyncio.sleep(self.tidy_interval)
             await self._quietly(self.free_orphans())
 
     # -- inside -------------------------------------------------------------------------------

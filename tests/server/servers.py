@@ -222,7 +222,7 @@ class Jupyter:
         try:
             yield page
         finally:
-            page.websocket.close()
+            await _close(page.websocket)
 
     async def run(self, kernel_id: str, code: str) -> str:
         """Run one cell on a page of its own."""
@@ -237,7 +237,7 @@ class Jupyter:
         try:
             yield events
         finally:
-            events.websocket.close()
+            await _close(events.websocket)
 
 
 class Page:
@@ -327,3 +327,9 @@ class Events:
 
     async def action(self, action: str) -> dict[str, Any]:
         return await self.until(lambda event: event.get("action") == action)
+
+
+async def _close(websocket: WebSocketClientConnection) -> None:
+    websocket.close()
+    while await websocket.read_message() is not None:
+        pass
