@@ -419,8 +419,7 @@ class OpenApiHandler(Handler):
         """The description of all this."""
         self.untracked()
         text = await asyncio.to_thread(OPENAPI.read_text)
-        self.set_header("Content-Type", "application/yaml")
-        self.finish(text)
+        self.finish(text, set_content_type="application/yaml")
 
 
 _ID = r"([^/]+)"

@@ -81,7 +81,7 @@ class Server:
         with anyio.fail_after(PATIENCE):
             while True:
                 try:
-                    await jupyter.get("/api/status")
+                    await jupyter.get("/api")
                     return jupyter
                 except httpx.ConnectError:
                     assert self.process.poll() is None, self.log.read_text()
