@@ -1,0 +1,28 @@
+const fs = require('fs');
+
+const base = require('@jupyterlab/galata/lib/playwright-config');
+
+// A browser of the system's own, where there is one: Playwright's may not be reachable.
+const system = ['/usr/bin/chromium', '/usr/bin/chromium-browser'].find(path =>
+  fs.existsSync(path)
+);
+
+module.exports = {
+  ...base,
+  // They share one server, and kernels that are culled by the clock.
+  workers: 1,
+  timeout: 120000,
+  expect: { timeout: 30000 },
+  reporter: [['list']],
+  use: {
+    ...base.use,
+    viewport: { width: 1280, height: 760 },
+    video: 'off',
+    trace: 'off',
+    screenshot: 'only-on-failure',
+    launchOptions: {
+      args: ['--no-sandbox'],
+      ...(system ? { executablePath: system } : {})
+    }
+  }
+};

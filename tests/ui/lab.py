@@ -1,0 +1,140 @@
+"""A JupyterLab with an agent of its own, and a browser that tests it."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import urllib.request
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from jupyter_checkpoints import kernelspecs
+from jupyter_checkpoints.agent.images import ImageStore
+from jupyter_checkpoints.layout import SOCKET_ENV
+
+from ..agent.agents import IMAGES, Agent, wait_until
+from ..agent.conftest import running_agent
+
+UI_TESTS = Path(__file__).parents[2] / "labextension" / "ui-tests"
+#: Seconds that an idle kernel of the spec ``SLEEPY`` is left alone.
+SLEEPY_AFTER = 2
+SLEEPY = "checkpoints-sleepy"
+
+_CONFIG = """
+from jupyterlab.galata import configure_jupyter_server
+
+configure_jupyter_server(c)
+c.ServerApp.root_dir = {root!r}
+c.ServerApp.port = {port}
+c.ServerApp.allow_root = True
+c.MultiKernelManager.default_kernel_name = "checkpoints-python3"
+c.MappingKernelManager.cull_idle_timeout = 3600
+c.MappingKernelManager.cull_interval = 1
+c.MappingKernelManager.cull_connected = True
+"""
+
+
+def add_kernelspecs(prefix: Path) -> None:
+    """Ours, and one whose kernels soon go to sleep."""
+    # What is to be added is looked for first, and the user's own are not meant.
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("JUPYTER_PATH", str(prefix / "share" / "jupyter"))
+        kernelspecs.add_defaults(prefix=str(prefix))
+    specs = prefix / "share" / "jupyter" / "kernels"
+    shutil.copytree(specs / "checkpoints-python3", specs / SLEEPY)
+    file = specs / SLEEPY / "kernel.json"
+    spec = json.loads(file.read_text())
+    spec["display_name"] = "Python 3 (sleeps soon)"
+    spec["metadata"]["cull_idle_timeout"] = SLEEPY_AFTER
+    file.write_text(json.dumps(spec))
+
+
+@contextmanager
+def running_lab(agent: Agent, home: Path) -> Iterator[str]:
+    """The address of a JupyterLab that has no password; directories are below ``home``."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    prefix, root = home / "prefix", home / "notebooks"
+    root.mkdir()
+    add_kernelspecs(prefix)
+    config = home / "jupyter_server_config.py"
+    config.write_text(_CONFIG.format(root=str(root), port=port))
+    environment = {
+        **os.environ,
+        SOCKET_ENV: str(agent.socket),
+        "JUPYTER_PATH": str(prefix / "share" / "jupyter"),
+        "JUPYTER_DATA_DIR": str(home / "data"),
+        "JUPYTER_RUNTIME_DIR": str(home / "runtime"),
+        "JUPYTER_CONFIG_DIR": str(home / "config"),
+        "JUPYTERLAB_GALATA_ROOT_DIR": str(root),
+        "IPYTHONDIR": str(home / "ipython"),
+    }
+    log = home / "lab.log"
+    with log.open("ab") as output:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "jupyterlab", f"--config={config}"],
+            cwd=root,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+        )
+    address = f"http://localhost:{port}"
+
+    def answers() -> bool:
+        assert process.poll() is None, log.read_text()
+        try:
+            with urllib.request.urlopen(f"{address}/api/status", timeout=5):
+                return True
+        except OSError:
+            return False
+
+    try:
+        wait_until(answers, 90, "JupyterLab's start")
+        yield address
+    finally:
+        process.terminate()
+        try:
+            process.wait(60)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+def browse(subnet: str, arguments: Sequence[str] = ()) -> int:
+    """Start everything, run the browser's tests, remove everything; Playwright's exit status.
+
+    ``arguments`` go to ``playwright test``.
+    """
+    ImageStore(IMAGES).ensure_default(lambda stage, message: None)
+    home = Path(tempfile.mkdtemp(prefix="jupyter-checkpoints-lab-"))
+    try:
+        with (
+            running_agent(subnet, "--AgentApp.orphan_grace=5") as agent,
+            running_lab(agent, home) as address,
+        ):
+            status = subprocess.run(
+                [UI_TESTS / "node_modules" / ".bin" / "playwright", "test", *arguments],
+                cwd=UI_TESTS,
+                env={
+                    **os.environ,
+                    "TARGET_URL": address,
+                    "JUPYTER_ROOT": str(home / "notebooks"),
+                    "AGENT_STORE": str(agent.layout.store),
+                },
+                check=False,
+            ).returncode
+            if status:
+                sys.stdout.write((home / "lab.log").read_text()[-8000:])
+            return status
+    finally:
+        shutil.rmtree(home)
