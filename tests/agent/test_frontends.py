@@ -205,23 +205,40 @@ class Channels:
                 content: dict[str, Any] = message["content"]
                 return content
 
+    async def ready(self) -> None:
+        """Ask until both reply and status come: what a page does after a restart.
+
+        Channels reconnect one by one, and what a kernel says before all of them have is lost.
+        """
+        with anyio.fail_after(60):
+            while True:
+                with anyio.move_on_after(1):
+                    await self._exchange("kernel_info_request", {})
+                    return
+
     async def run(self, code: str) -> str:
         """Run a cell; returns what it printed."""
         content = {"code": code, "silent": False, "store_history": False, "allow_stdin": False}
-        identifier = await self.send("shell", "execute_request", content)
-        printed, replied, idle = "", False, False
-        while not (replied and idle):
+        reply, printed = await self._exchange("execute_request", content)
+        assert reply["status"] == "ok", reply
+        return printed.strip()
+
+    async def _exchange(self, kind: str, content: Any) -> tuple[dict[str, Any], str]:
+        """Send a request; returns its reply and what was printed once both are complete."""
+        identifier = await self.send("shell", kind, content)
+        printed, idle = "", False
+        reply: dict[str, Any] | None = None
+        while reply is None or not idle:
             message = await self.next()
             if message["parent_header"].get("msg_id") != identifier:
                 continue
-            if message["msg_type"] == "stream":
+            if message["channel"] == "shell":
+                reply = message["content"]
+            elif message["msg_type"] == "stream":
                 printed += message["content"]["text"]
-            elif message["msg_type"] == "execute_reply":
-                assert message["content"]["status"] == "ok", message["content"]
-                replied = True
             elif message["msg_type"] == "status":
                 idle = message["content"]["execution_state"] == "idle"
-        return printed.strip()
+        return reply, printed
 
 
 @asynccontextmanager
@@ -307,6 +324,7 @@ async def test_jupyter_server(agent: Agent, client: AgentClient, tmp_path: Path)
             assert (await page.reply(running))["ename"] == "KeyboardInterrupt"
             assert await page.run("print(x)") == "saved"
             await jupyter.ask("POST", f"/kernels/{kernel_id}/restart")
+            await page.ready()
             assert await page.run("print('x' in globals())") == "False"
 
             # It dies, and the server starts it again.
