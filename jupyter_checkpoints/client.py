@@ -15,7 +15,7 @@ All methods raise :class:`~jupyter_checkpoints.errors.CheckpointsError`: what th
 from __future__ import annotations
 
 import socket as socketlib
-from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterable, Callable, Iterator, Mapping
 from contextlib import aclosing, contextmanager
 from pathlib import Path
 from types import TracebackType
@@ -24,6 +24,7 @@ from urllib.parse import quote
 
 import httpx
 import msgspec
+from msgspec import Struct
 
 from . import autostart
 from .errors import (
@@ -72,6 +73,15 @@ def connect(socket: Path | None = None, *, autostart: bool = True) -> AgentClien
     is the host's own, and the caller is root, start one.
     """
     return AgentClient(socket, autostart=autostart)
+
+
+class ArchivePart(Struct, frozen=True, kw_only=True):
+    """What :meth:`AgentClient.export` gives: first ``size``, ``start``, ``tag``, then ``data``."""
+
+    size: int = 0
+    start: int = 0
+    tag: str = ""
+    data: bytes = b""
 
 
 class AgentClient:
@@ -251,6 +261,63 @@ class AgentClient:
         """A checkpoint of another runtime that shares this one's data; independent of it."""
         path = f"/v1/checkpoints/{_quoted(checkpoint_id)}/copy"
         return await self._call("POST", path, CheckpointModel, request)
+
+    async def export(
+        self, checkpoint_id: str, start: int = 0, tag: str = ""
+    ) -> AsyncGenerator[ArchivePart, None]:
+        """A checkpoint as an archive: first what it is, then its bytes from ``start`` on.
+
+        ``tag`` is what an earlier, broken download was told; another content begins anew.
+        """
+        headers = {"Range": f"bytes={start}-"} if start else {}
+        if start and tag:
+            headers["If-Range"] = tag
+        request = self._http.build_request(
+            "GET",
+            f"/v1/checkpoints/{_quoted(checkpoint_id)}/archive",
+            headers=headers,
+            timeout=_STREAM,
+        )
+        response = await self._send(request, stream=True)
+        try:
+            whole = response.headers.get("Content-Range", "").rpartition("/")[2]
+            yield ArchivePart(
+                size=int(whole or response.headers["Content-Length"]),
+                start=start if response.status_code == 206 else 0,
+                tag=response.headers["Etag"],
+            )
+            with self._translated():
+                async for chunk in response.aiter_bytes(1 << 20):
+                    yield ArchivePart(data=chunk)
+        finally:
+            await response.aclose()
+
+    async def import_archive(
+        self,
+        content: AsyncIterable[bytes],
+        size: int,
+        *,
+        runtime: str = "",
+        trusted: bool = False,
+    ) -> CheckpointModel:
+        """Make a checkpoint of an archive of ``size`` bytes; it goes to ``runtime``.
+
+        Raises
+        ------
+        NotAllowed
+            If the archive is from another store, and it is not ``trusted`` by root.
+        InvalidRequest, CheckpointDamaged
+            If it is not what it says.
+        """
+        request = self._http.build_request(
+            "POST",
+            "/v1/archives",
+            params={"runtime": runtime, "trusted": "1" if trusted else "0"},
+            content=content,
+            headers={"Content-Length": str(size), "Content-Type": "application/x-tar"},
+            timeout=_STREAM,
+        )
+        return _decode((await self._send(request)).content, CheckpointModel)
 
     async def usage(self) -> Usage:
         """What the caller's checkpoints hold on the disk."""

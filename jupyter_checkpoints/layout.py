@@ -56,6 +56,16 @@ class Layout:
         return self.data_dir / "pool.img"
 
     @property
+    def archive_key(self) -> Path:
+        """The secret that tells this store's own archives from others."""
+        return self.data_dir / "archive.key"
+
+    @property
+    def incoming(self) -> Path:
+        """Archives while they arrive; emptied at the agent's start."""
+        return self.data_dir / "incoming"
+
+    @property
     def socket(self) -> Path:
         return self.run_dir / "agent.sock"
 

@@ -14,12 +14,12 @@ import socket
 import struct
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import IO, Any, TypeVar, cast
 
 import msgspec
 from msgspec import Struct
 from tornado.iostream import StreamClosedError
-from tornado.web import Application, HTTPError, RequestHandler
+from tornado.web import Application, HTTPError, RequestHandler, stream_request_body
 
 from .. import __version__
 from ..errors import CheckpointsError, InvalidRequest, NotAllowed, NotFound
@@ -37,6 +37,7 @@ from ..models import (
     Status,
     is_id,
 )
+from .archive import Export
 from .image_spec import ImageSpec
 from .kernels import Caller, KernelService, OnEvent
 
@@ -380,6 +381,89 @@ class CopyHandler(Handler):
         )
 
 
+class ArchiveHandler(Handler):
+    """A checkpoint as one tar; from the middle too, so that a download can be resumed."""
+
+    async def get(self, checkpoint_id: str) -> None:
+        _checked(checkpoint_id)
+        with self.service.reading(checkpoint_id):
+            tag, export = await self.service.export(self.caller, checkpoint_id)
+            await asyncio.to_thread(export.__enter__)
+            try:
+                await self._send(tag, export)
+            except StreamClosedError:
+                log.debug("The client of %s has left", self.request.path)
+            finally:
+                await asyncio.to_thread(export.__exit__)
+
+    async def _send(self, tag: str, export: Export) -> None:
+        start = 0
+        wanted = self.request.headers.get("Range", "")
+        condition = self.request.headers.get("If-Range", f'"{tag}"')
+        if wanted and condition == f'"{tag}"':
+            start = _first_byte(wanted, export.size)
+            self.set_status(206)
+            self.set_header("Content-Range", f"bytes {start}-{export.size - 1}/{export.size}")
+        self.set_header("Content-Type", "application/x-tar")
+        self.set_header("Content-Length", str(export.size - start))
+        self.set_header("Accept-Ranges", "bytes")
+        self.set_header("Etag", f'"{tag}"')
+        chunks = export.chunks(start)
+        try:
+            while chunk := await asyncio.to_thread(next, chunks, b""):
+                self.write(chunk)
+                await self.flush()
+        finally:
+            await asyncio.to_thread(chunks.close)
+
+
+def _first_byte(wanted: str, size: int) -> int:
+    """The start of ``bytes=N-``, the only kind of range that resuming a download needs."""
+    unit, _, rest = wanted.partition("=")
+    number = rest.removesuffix("-")
+    if unit != "bytes" or not number.isdigit() or not rest.endswith("-") or int(number) >= size:
+        raise InvalidRequest(f"The range {wanted[:80]!r} cannot be sent.")
+    return int(number)
+
+
+@stream_request_body
+class ArchivesHandler(Handler):
+    """Takes an archive in; it is on the disk, whole, before anything looks at it."""
+
+    async def prepare(self) -> None:  # type: ignore[override]  # tornado takes either
+        super().prepare()
+        self._file: IO[bytes] | None = None
+        length = self.request.headers.get("Content-Length", "")
+        if not length.isdigit():
+            raise InvalidRequest("How long the archive is has to be known: no Content-Length.")
+        cast("Any", self.request.connection).set_max_body_size(int(length))
+        self._file = await asyncio.to_thread(self.service.incoming, int(length))
+
+    async def data_received(self, chunk: bytes) -> None:
+        assert self._file is not None
+        await asyncio.to_thread(self._file.write, chunk)
+
+    async def post(self) -> None:
+        file = self._file
+        assert file is not None
+        await asyncio.to_thread(file.flush)
+        runtime = self.get_query_argument("runtime", "")
+        if runtime:
+            _checked(runtime)
+        trusted = self.get_query_argument("trusted", "0") == "1"
+        self.answer(
+            await self.service.import_archive(self.caller, file, runtime=runtime, trusted=trusted),
+            status=201,
+        )
+
+    def on_finish(self) -> None:
+        if self._file is not None:
+            self._file.close()
+
+    def on_connection_close(self) -> None:
+        self.on_finish()
+
+
 class UsageHandler(Handler):
     async def get(self) -> None:
         self.answer(await self.service.usage(self.caller))
@@ -452,6 +536,8 @@ def application(service: KernelService, allowed_uids: frozenset[int]) -> Applica
         (rf"/v1/checkpoints/{_ID}/copy", CopyHandler),
         (rf"/v1/checkpoints/{_ID}/preflight", PreflightHandler),
         (rf"/v1/checkpoints/{_ID}/verify", VerifyHandler),
+        (rf"/v1/checkpoints/{_ID}/archive", ArchiveHandler),
+        (r"/v1/archives", ArchivesHandler),
         (r"/v1/usage", UsageHandler),
         (r"/v1/images", ImagesHandler),
         (r"/v1/images/(.+)", ImageHandler),

@@ -85,6 +85,10 @@ class AgentApp(JupyterApp):
         help="Seconds after which a kernel is ended whose client (a Jupyter server, say) has died.",
     ).tag(config=True)
 
+    max_archive = Int(
+        64 * 2**30, help="Bytes that an archive of a checkpoint may have to be imported."
+    ).tag(config=True)
+
     aliases = {
         "data-dir": "AgentApp.data_dir_path",
         "run-dir": "AgentApp.run_dir_path",
@@ -142,6 +146,7 @@ class AgentApp(JupyterApp):
                 pids=self.pids_limit or None,
             ),
             orphan_grace=self.orphan_grace,
+            max_archive=self.max_archive,
         )
         network = Network(paths.instance, self.subnet, self.outbound_nat)
         engine = EmbeddedEngine(

@@ -12,22 +12,28 @@ import datetime
 import errno
 import logging
 import os
+import shutil
 import signal
 import time
 import uuid
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import TypeVar
+from tempfile import TemporaryFile
+from typing import IO, TypeVar
 
 import msgspec
+from blake3 import blake3
 from msgspec import Struct
 
 from ..errors import (
     CheckpointDamaged,
     CheckpointsError,
     Conflict,
+    InsufficientResources,
     InvalidRequest,
+    NotAllowed,
     NotFound,
     PreflightBlocked,
     SaveFailed,
@@ -57,7 +63,7 @@ from ..models import (
 )
 from ..store.store import MANIFEST_VERSION, Manifest, Notes, Progress, Store
 from ..store.tree import tree_digest
-from . import criu, preflight
+from . import archive, criu, preflight
 from .engines.engine import Adopted, ContainerSpec, Engine, Source
 from .images import ImageStore
 
@@ -130,6 +136,7 @@ class KernelService:
         facts: HostFacts,
         default_limits: Limits,
         orphan_grace: float,
+        max_archive: int = 1 << 40,
     ) -> None:
         self.layout = layout
         self.images = images
@@ -137,6 +144,7 @@ class KernelService:
         self.facts = facts
         self.default_limits = default_limits
         self.orphan_grace = orphan_grace
+        self.max_archive = max_archive
         self.engine: Engine
         self._kernels: dict[str, _Kernel] = {}
         self._loop = asyncio.get_running_loop()
@@ -545,6 +553,91 @@ class KernelService:
                 if isinstance(error, OSError):
                     raise _from_os_error(error, "The checkpoint could not be copied.") from error
                 raise
+        return model
+
+    async def export(self, caller: Caller, checkpoint_id: str) -> tuple[str, archive.Export]:
+        """A checkpoint as an archive, to be opened and read in a thread; and a tag of its content.
+
+        The caller holds :meth:`reading` meanwhile.
+        """
+        manifest = await self._manifest(caller, checkpoint_id)
+        tree = await self.engine.snapshot_tree(checkpoint_id)
+        images = await asyncio.to_thread(self.store.images, checkpoint_id)
+        key = await asyncio.to_thread(archive.store_key, self.layout.archive_key)
+        tag = blake3(msgspec.json.encode(manifest)).hexdigest()[:32]
+        return tag, archive.Export(manifest, images.parent, tree.parent, key)
+
+    def reading(self, checkpoint_id: str) -> AbstractContextManager[None]:
+        """While it is held the checkpoint is not deleted."""
+        return self._read_lock(checkpoint_id)
+
+    def incoming(self, size: int) -> IO[bytes]:
+        """A file for an archive of ``size`` bytes, gone when it is closed. Blocking.
+
+        Raises
+        ------
+        InsufficientResources
+            If that is more than this agent takes, or than the disk has.
+        """
+        free = shutil.disk_usage(self.layout.data_dir).free
+        # Once as it comes, once unpacked.
+        if size > self.max_archive or 2 * size > free:
+            raise InsufficientResources(
+                "The archive is too large for this host.",
+                reason=f"It has {size} bytes; at most {self.max_archive} are taken, and twice "
+                f"as much has to be free: {free} bytes are.",
+            )
+        self.layout.incoming.mkdir(mode=0o700, exist_ok=True)
+        return TemporaryFile(dir=self.layout.incoming)
+
+    async def import_archive(
+        self, caller: Caller, file: IO[bytes], *, runtime: str, trusted: bool
+    ) -> CheckpointModel:
+        """Make a checkpoint of an archive; ``trusted``: whoever wrote it. It gets a new id."""
+        if trusted and caller.uid != 0:
+            raise NotAllowed("Only root can vouch for an archive of somebody else.")
+        key = await asyncio.to_thread(archive.store_key, self.layout.archive_key)
+        size = os.fstat(file.fileno()).st_size
+        arrived = await asyncio.to_thread(
+            archive.Import, file, key, trusted=trusted, max_bytes=size
+        )
+        saved = arrived.manifest
+        model = msgspec.structs.replace(
+            saved.checkpoint,
+            id=str(uuid.uuid4()),
+            uid=caller.uid,
+            created=_now(),
+            trigger="import",
+            runtime=runtime or saved.checkpoint.runtime,
+            host=msgspec.structs.replace(saved.checkpoint.host, pool=self.facts.pool),
+            parent="",
+            stopped=False,
+            pinned=False,
+            touched="",
+        )
+        staging = await asyncio.to_thread(self.store.begin, model.id, size)
+        try:
+            await asyncio.to_thread(arrived.unpack_images, staging.images)
+            await self.engine.make_snapshot(model.id, arrived.unpack_tree)
+            tree = await self.engine.snapshot_tree(model.id)
+            files = await asyncio.to_thread(staging.seal)
+            digest, files_size = await asyncio.to_thread(tree_digest, tree)
+            if files != saved.files or digest != saved.tree_digest:
+                raise CheckpointDamaged(
+                    "The archive is damaged; nothing was kept.",
+                    reason="its content is not what its manifest says",
+                    hint="Make it again with `jupyter checkpoints export`.",
+                )
+            model = msgspec.structs.replace(model, files_size=files_size)
+            await self.engine.snapshot_durable(model.id)
+            manifest = msgspec.structs.replace(saved, checkpoint=model)
+            await asyncio.to_thread(staging.commit, manifest)
+        except BaseException as error:
+            await self.engine.discard(model.id)
+            await asyncio.to_thread(staging.abandon)
+            if isinstance(error, OSError):
+                raise _from_os_error(error, "The archive could not be imported.") from error
+            raise
         return model
 
     async def usage(self, caller: Caller) -> Usage:

@@ -16,7 +16,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Awaitable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
@@ -615,6 +615,26 @@ class EmbeddedEngine(Engine):
 
     async def copy_snapshot(self, source: str, target: str) -> None:
         await asyncio.to_thread(self.pool.copy_snapshot, source, target)
+
+    async def make_snapshot(self, checkpoint_id: str, fill: Callable[[Path], None]) -> None:
+        name = f"import-{checkpoint_id}"
+
+        def make() -> str:
+            layer = self.pool.create(name)
+            (layer / "upper").rmdir()
+            fill(layer)
+            return self.pool.snapshot_script(name, checkpoint_id)
+
+        try:
+            script = await asyncio.to_thread(make)
+            await process.run(
+                *("sh", "-c", script),
+                env=self.tools.env,
+                timeout=_START_SECONDS,
+                operation=self._operation(name),
+            )
+        finally:
+            await asyncio.to_thread(self.pool.delete_layer, name)
 
     async def snapshot_durable(self, checkpoint_id: str) -> None:
         await asyncio.to_thread(self.pool.sync, checkpoint_id)

@@ -151,6 +151,14 @@ class Engine(ABC):
         """A further snapshot with the content of ``source``'s, for the checkpoint ``target``."""
 
     @abstractmethod
+    async def make_snapshot(self, checkpoint_id: str, fill: Callable[[Path], None]) -> None:
+        """A snapshot for an imported checkpoint.
+
+        ``fill`` is called in a thread with an empty directory and makes ``upper`` in it; if it
+        raises, nothing is left.
+        """
+
+    @abstractmethod
     async def snapshot_durable(self, checkpoint_id: str) -> None:
         """Make a checkpoint's snapshot survive a power failure; called before the commit."""
 
