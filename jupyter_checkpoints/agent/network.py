@@ -52,6 +52,9 @@ class Network:
         self.subnet = ipaddress.IPv4Network(subnet)
         self.nat = nat
         self._open = False
+        #: An index whose first link is there already, so that a kernel's start need not wait.
+        self._spare: int | None = None
+        self._making: int | None = None
         self.table = f"jupyter_checkpoints_{instance}"
 
     @property
@@ -59,15 +62,38 @@ class Network:
         return self.subnet.num_addresses // 4
 
     def allocate(self, used: set[int]) -> int:
-        """The lowest index that is not used; the caller keeps it."""
+        """An index that is not used; the caller keeps it."""
         for index in range(self.capacity):
-            if index not in used:
+            if index not in used and index not in (self._making, self._spare):
                 return index
         raise InsufficientResources(
             "There is no free address for another kernel.",
             reason=f"All {self.capacity} addresses of {self.subnet} are in use.",
             hint="Delete kernels, or give the agent a larger `subnet`.",
         )
+
+    def allocate_ready(self, used: set[int]) -> tuple[int, bool]:
+        """An index for a new kernel, and whether its first link is there already."""
+        if self._spare is not None:
+            index, self._spare = self._spare, None
+            return index, True
+        return self.allocate(used), False
+
+    async def keep_spare(self, used: set[int]) -> None:
+        """Have a link ready for the next new kernel. Never called twice at once."""
+        if self._spare is None:
+            self._making = self.allocate(used)
+            try:
+                await self.create(self.link(self._making, 0), active=True)
+                self._spare = self._making
+            finally:
+                self._making = None
+
+    async def drop_spare(self) -> None:
+        """Remove what :meth:`keep_spare` has made; called at the agent's end."""
+        if self._spare is not None:
+            await self.remove(self.link(self._spare, 0))
+            self._spare = None
 
     def link(self, index: int, generation: int) -> Link:
         """The names and addresses of one container's network; pure arithmetic."""

@@ -11,6 +11,8 @@ plain copy, which cannot keep inode numbers.
 
 from __future__ import annotations
 
+import ctypes
+import errno
 import fcntl
 import logging
 import os
@@ -25,6 +27,8 @@ from ..errors import HostNotReady, InsufficientResources
 from ..layout import Layout
 
 log = logging.getLogger(__name__)
+
+_LIBC = ctypes.CDLL(None, use_errno=True)
 
 _PATH = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C"}
 
@@ -432,13 +436,15 @@ def mount_overlay(lower: Path, layer: Path, target: Path) -> None:
         f"lowerdir={lower},upperdir={layer / 'upper'},workdir={layer / 'work'},"
         "index=on,nfs_export=on"
     )
-    try:
-        command("mount", "-t", "overlay", "overlay", "-o", options, target)
-    except OSError as error:
-        if "No space" in str(error):
-            raise InsufficientResources(
-                "The disk is full.",
-                reason=str(error),
-                hint="Free some space, or delete checkpoints.",
-            ) from error
-        raise
+    # The system call itself: `mount` would take ten times as long, at every start.
+    strings = (b"overlay", os.fsencode(target), b"overlay")
+    if _LIBC.mount(*strings, 0, os.fsencode(options)) == 0:
+        return
+    code = ctypes.get_errno()
+    if code in (errno.ENOSPC, errno.EDQUOT):
+        raise InsufficientResources(
+            "The disk is full.",
+            reason=f"{target} could not be mounted",
+            hint="Free some space, or delete checkpoints.",
+        )
+    raise OSError(code, f"mount: {os.strerror(code)}", os.fspath(target))

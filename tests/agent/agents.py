@@ -154,8 +154,9 @@ class Agent:
         """Everything on the host that belongs to kernels; empty values when no kernel exists."""
         return {
             "mounts": self.mounts(),
-            "interfaces": self.interfaces(),
-            "namespaces": self.namespaces(),
+            # One link is always kept ready for the next kernel.
+            "interfaces": self.interfaces()[1:],
+            "namespaces": self.namespaces()[1:],
             "cgroups": self.cgroups(),
             "containers": self.containers(),
             "kernels": self.kernel_directories(),

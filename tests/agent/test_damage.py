@@ -125,7 +125,8 @@ def _small_disk(directory: Path, size: int) -> Iterator[Path]:
     try:
         yield target
     finally:
-        subprocess.run(["umount", target], check=True)
+        # The loop device of the pool on it lets go of its file a moment after its own unmount.
+        wait_until(lambda: subprocess.run(["umount", target], check=False).returncode == 0)
 
 
 @pytest.fixture

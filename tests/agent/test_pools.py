@@ -14,7 +14,7 @@ from jupyter_checkpoints.client import AgentClient
 from jupyter_checkpoints.layout import Layout
 from jupyter_checkpoints.models import SaveRequest, StartRequest
 
-from .agents import Agent
+from .agents import Agent, wait_until
 from .cells import CellError, run
 from .conftest import running_agent
 from .kernels import connected, python_kernel
@@ -40,7 +40,8 @@ def disk(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Path]:
     try:
         yield target
     finally:
-        subprocess.run(["umount", target], check=True)
+        # The loop device of the pool on it lets go of its file a moment after its own unmount.
+        wait_until(lambda: subprocess.run(["umount", target], check=False).returncode == 0)
 
 
 @pytest.mark.parametrize(

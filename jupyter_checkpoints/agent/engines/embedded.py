@@ -53,6 +53,7 @@ _START_SECONDS = 60.0
 _CRIU_RATE = 20e6
 #: How long clients get to come back, iopub first, after a resume that could not keep connections.
 _GATE_SECONDS = 3.0
+_SPARE_SECONDS = 0.5
 _LOG_SIZE = 10 * 2**20
 _LOG_FILES = 3
 
@@ -86,6 +87,8 @@ class _Kernel:
         self.pidfd = -1
         self.child: subprocess.Popen[bytes] | None = None
         self.ended = asyncio.Event()
+        self.link_ready = False
+        """Its first container's network is there already."""
         self.teardown: asyncio.Task[None] | None = None
         """Removes the container that has ended by itself."""
 
@@ -240,6 +243,7 @@ class EmbeddedEngine(Engine):
         await asyncio.gather(*self._tasks, return_exceptions=True)
         if self._spare is not None:
             await asyncio.to_thread(self._spare.communicate)
+        await self.network.drop_spare()
         if not any(k.running for k in self._kernels.values()):
             for kernel in list(self._kernels.values()):
                 if kernel.state.network:
@@ -273,7 +277,9 @@ class EmbeddedEngine(Engine):
 
     def _new_kernel(self, kernel_id: str) -> _Kernel:
         used = {k.state.index for k in self._kernels.values()}
-        kernel = _Kernel(kernel_id, _State(index=self.network.allocate(used), generation=-1))
+        index, ready = self.network.allocate_ready(used)
+        kernel = _Kernel(kernel_id, _State(index=index, generation=-1))
+        kernel.link_ready = ready
         self._kernels[kernel_id] = kernel
         return kernel
 
@@ -304,6 +310,9 @@ class EmbeddedEngine(Engine):
         activate = not restores and not kernel.state.network
 
         async def prepared() -> list[str]:
+            if kernel.link_ready:
+                kernel.link_ready = False
+                return await asyncio.to_thread(prepare)
             command, _ = await _both(
                 asyncio.to_thread(prepare), self.network.create(link, active=activate)
             )
@@ -330,7 +339,7 @@ class EmbeddedEngine(Engine):
         expected = 0 if activate else await self._switch(kernel, spec, link, source)
         previous = kernel.state.generation
         kernel.state, kernel.child = state, child
-        self._later(self._keep_spare())
+        self._later(self._replace_spare())
         if previous >= 0:
             self._later(self._destroy(kernel.id, previous))
         self._watch(kernel)
@@ -399,10 +408,16 @@ class EmbeddedEngine(Engine):
             return ready
         return await asyncio.to_thread(_start_monitor, self.layout.run_dir)
 
+    async def _replace_spare(self) -> None:
+        # Not while the new kernel wants the processors for its own start.
+        await asyncio.sleep(_SPARE_SECONDS)
+        await self._keep_spare()
+
     async def _keep_spare(self) -> None:
         async with self._spare_lock:
             if self._spare is None:
                 self._spare = await asyncio.to_thread(_start_monitor, self.layout.run_dir)
+            await self.network.keep_spare({k.state.index for k in self._kernels.values()})
 
     async def _run_monitor(
         self,
