@@ -9,8 +9,10 @@ authorized for the resource ``runtime_checkpoints``: ``read`` to look, ``write``
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator, Awaitable
+from contextlib import aclosing
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, TypeVar, cast
 
 import msgspec
 from jupyter_server.auth.decorator import authorized
@@ -18,10 +20,17 @@ from jupyter_server.base.handlers import APIHandler
 from jupyter_server.extension.handler import ExtensionHandlerMixin
 from msgspec import Meta, Struct, field
 from tornado import web
+from tornado.iostream import StreamClosedError
 
 from . import __version__
 from .client import connect
-from .errors import CheckpointsError, HostNotReady, InvalidRequest, NotFound
+from .errors import (
+    CheckpointsError,
+    HostNotReady,
+    InsufficientResources,
+    InvalidRequest,
+    NotFound,
+)
 from .models import CheckpointModel, CheckpointPatch, Id, Mode, Name, is_id
 from .operations import Operation, known
 from .runtimes import Runtimes
@@ -351,6 +360,119 @@ class ResumeHandler(Handler):
             self.accepted(operation)
 
 
+class ArchiveHandler(Handler):
+    @web.authenticated
+    @authorized
+    async def get(self, checkpoint_id: str) -> None:
+        """A checkpoint as one file; all that was in the kernel's memory is in it."""
+        start = _first_byte(self.request.headers.get("Range", ""))
+        tag = self.request.headers.get("If-Range", "")
+        async with (
+            connect() as agent,
+            aclosing(agent.export(_checked(checkpoint_id), start, tag)) as parts,
+        ):
+            whole = await anext(parts)
+            if whole.start:
+                self.set_status(206)
+                last = whole.size - 1
+                self.set_header("Content-Range", f"bytes {whole.start}-{last}/{whole.size}")
+            self.set_header("Accept-Ranges", "bytes")
+            self.set_header("Etag", whole.tag)
+            self.set_header("Content-Length", str(whole.size - whole.start))
+            self.set_attachment_header(f"{checkpoint_id}.tar")
+            self.set_header("Content-Type", "application/x-tar")
+            try:
+                async for part in parts:
+                    self.write(part.data)
+                    await self.flush()
+            except StreamClosedError:
+                self.log.debug("The client of %s has left", self.request.path)
+                return
+        self.finish(set_content_type="application/x-tar")
+
+
+@web.stream_request_body
+class ArchivesHandler(Handler):
+    """Passes an archive on to the agent as it comes."""
+
+    #: Chunks between the client and the agent; tornado's have 64 KiB.
+    waiting = 16
+
+    async def prepare(self) -> None:  # type: ignore[override]  # as its bases do
+        """Who may not do this is told before the body comes."""
+        await super().prepare()
+        self._task: asyncio.Task[CheckpointModel] | None = None
+        await cast("Awaitable[None]", self._admit())
+        length = self.request.headers.get("Content-Length", "")
+        if not length.isdigit():
+            raise InvalidRequest("How long the archive is has to be known: no Content-Length.")
+        if int(length) > self.runtimes.max_archive:
+            raise InsufficientResources(
+                "The archive is larger than this server takes.",
+                reason=f"It has {length} bytes, and may have {self.runtimes.max_archive}.",
+            )
+        runtime = await self._runtime()
+        cast("Any", self.request.connection).set_max_body_size(int(length))
+        self._chunks: asyncio.Queue[bytes | None] = asyncio.Queue(self.waiting)
+        self._task = asyncio.create_task(self._import(int(length), runtime))
+
+    @web.authenticated
+    @authorized(action="execute")
+    async def _admit(self) -> None:
+        """Nothing but the two checks."""
+
+    async def _runtime(self) -> str:
+        notebook = self.get_query_argument("notebook", "")
+        if not notebook:
+            return ""
+        runtime = await self.runtimes.runtime_of(notebook)
+        if not runtime:
+            raise NotFound(
+                f"There is no notebook {notebook} with runtime checkpoints switched on.",
+            )
+        return runtime
+
+    async def _import(self, size: int, runtime: str) -> CheckpointModel:
+        async def content() -> AsyncIterator[bytes]:
+            while (chunk := await self._chunks.get()) is not None:
+                yield chunk
+
+        async with connect() as agent:
+            return await agent.import_archive(content(), size, runtime=runtime)
+
+    async def data_received(self, chunk: bytes) -> None:
+        """A piece of the body; thrown away when the agent wants no more."""
+        await self._put(chunk)
+
+    async def _put(self, chunk: bytes | None) -> None:
+        if self._task is None or self._task.done():
+            return
+        put = asyncio.create_task(self._chunks.put(chunk))
+        await asyncio.wait([put, self._task], return_when=asyncio.FIRST_COMPLETED)
+        put.cancel()
+
+    @web.authenticated
+    @authorized(action="execute")
+    async def post(self) -> None:
+        """Make a checkpoint of the archive; for a notebook if one is named."""
+        await self._put(None)
+        assert self._task is not None
+        model = await self._task
+        self.set_header("Location", self._url("checkpoints", model.id))
+        self.answer(model, 201)
+
+    def on_connection_close(self) -> None:
+        """The client has left in the middle."""
+        if self._task is not None:
+            self._task.cancel()
+
+
+def _first_byte(wanted: str) -> int:
+    """The start of ``bytes=N-``, or 0 where no such range is asked for."""
+    number = wanted.removeprefix("bytes=").removesuffix("-")
+    return int(number) if number.isdigit() and len(number) < 19 else 0
+
+
 class RemixHandler(Handler):
     @web.authenticated
     @authorized(action="execute")
@@ -433,6 +555,8 @@ HANDLERS = [
     (f"{PREFIX}/checkpoints/{_ID}", CheckpointHandler),
     (f"{PREFIX}/checkpoints/{_ID}/preflight", PreflightHandler),
     (f"{PREFIX}/checkpoints/{_ID}/resume", ResumeHandler),
+    (f"{PREFIX}/checkpoints/{_ID}/archive", ArchiveHandler),
+    (f"{PREFIX}/archives", ArchivesHandler),
     (f"{PREFIX}/remix", RemixHandler),
     (f"{PREFIX}/operations/{_ID}", OperationHandler),
     (f"{PREFIX}/usage", UsageHandler),

@@ -164,6 +164,9 @@ class Runtimes(LoggingConfigurable):
     tidy_interval = Float(
         3600.0, help="Seconds between two looks at the checkpoints of deleted notebooks."
     ).tag(config=True)
+    max_archive = Integer(
+        16 * 2**30, help="Bytes that an archive may have to be imported by REST."
+    ).tag(config=True)
     wake = Bool(
         True, help="Resume a notebook's newest checkpoint when its kernel starts next."
     ).tag(config=True)

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 import yaml
 
@@ -222,3 +223,44 @@ def generate_requests(jupyter: Jupyter) -> None:
         timeout=280,
     )
     assert done.returncode == 0, done.stdout[-8000:] + done.stderr[-2000:]
+
+
+async def test_archives(server: Server) -> None:
+    notebook, other = server.write("n.ipynb"), server.write("other.ipynb")
+    jupyter = await server.start()
+    kernel_id = await jupyter.open(notebook)
+    await jupyter.run(kernel_id, "x = 42")
+    saved = await jupyter.save(kernel_id)
+    url = f"http://{jupyter.address}/jupyter-checkpoints/"
+    headers = {"Authorization": f"token {jupyter.token}"}
+    async with httpx.AsyncClient(
+        base_url=url, headers=headers, timeout=60, trust_env=False
+    ) as http:
+        whole = await http.get(f"checkpoints/{saved['id']}/archive")
+        assert whole.status_code == 200 and len(whole.content) == int(
+            whole.headers["Content-Length"]
+        )
+        rest = await http.get(
+            f"checkpoints/{saved['id']}/archive",
+            headers={"Range": "bytes=1000000-", "If-Range": whole.headers["Etag"]},
+        )
+        assert rest.status_code == 206 and rest.content == whole.content[1_000_000:]
+
+        made = await http.post("archives", params={"notebook": other}, content=whole.content)
+        assert made.status_code == 201, made.text
+        assert await jupyter.checkpoints(other) == [made.json()]
+        printed = await jupyter.run(await jupyter.open(other), "print(x)")
+        assert printed.startswith("42")  # IPython may say that its history has moved
+
+        for content, status in (
+            (b"nonsense", 400),
+            (whole.content.replace(b'"uid":0', b'"uid":1'), 403),
+            (whole.content[:-2_000_000], 400),
+        ):
+            refused = await http.post("archives", content=content)
+            assert refused.status_code == status, refused.text
+        refused = await http.post(
+            "archives", content=b"x", headers={"Authorization": "token x"}
+        )
+        assert refused.status_code == 403
+    assert len(await jupyter.checkpoints(notebook)) == 1
