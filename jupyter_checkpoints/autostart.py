@@ -16,12 +16,12 @@ import anyio
 import anyio.to_thread
 
 from . import layout
-from .errors import AgentUnavailable
+from .errors import AgentUnavailable, Conflict
 
 #: Seconds an agent has from its start to its first answer; it may have to clean up before.
 START_TIMEOUT = 15.0
-#: Seconds in which another agent must answer after the one started here has given way to it.
-_GRACE = 3.0
+#: Seconds in which another agent may still answer after the one started here has failed.
+_GRACE = 1.0
 #: The log of an agent that no service manager looks after; kept to about twice this size.
 _LOG_SIZE = 2**20
 
@@ -78,7 +78,8 @@ async def start_agent(answers: Callable[[], Awaitable[bool]]) -> None:
     process = await anyio.to_thread.run_sync(_spawn)
     deadline = anyio.current_time() + START_TIMEOUT
     while not await answers():
-        if process.returncode is not None:
+        # One that found the lock taken leaves another one to wait for; any other end is a failure.
+        if process.returncode not in (None, Conflict.exit_code):
             deadline = min(deadline, anyio.current_time() + _GRACE)
         if anyio.current_time() > deadline:
             raise AgentUnavailable(

@@ -316,7 +316,10 @@ async def test_jupyter_server(agent: Agent, client: AgentClient, tmp_path: Path)
 
             # Interrupted and restarted by the buttons.
             running = await page.send(
-                "shell", "execute_request", {"code": "print('on')\nwhile True: pass"}
+                "shell",
+                "execute_request",
+                # Not stopping, or the kernel may refuse the next cell, if it comes at once.
+                {"code": "print('on')\nwhile True: pass", "stop_on_error": False},
             )
             while (await page.next())["msg_type"] != "stream":
                 pass

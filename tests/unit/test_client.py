@@ -332,7 +332,10 @@ lock = open(run + "/lock", "w")
 try:
     fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
 except BlockingIOError:
-    sys.exit("another agent runs")
+    sys.exit(4)  # another agent runs
+
+import time
+time.sleep(1.5)  # longer than a client waits for one that has failed
 
 class Handler(web.RequestHandler):
     def get(self):
