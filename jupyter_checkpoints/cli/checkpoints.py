@@ -26,11 +26,11 @@ from .base import AgentCommand
 
 class SaveApp(AgentCommand):
     name = "jupyter-checkpoints save"
-    synopsis = "KERNEL"
+    synopsis = "KERNEL|NOTEBOOK"
     arguments = (1, 1)
     description = """Save a kernel: its memory and its container's files. It goes on, unless --stop.
 
-    KERNEL is an id, a unique beginning of one, or a connection file.
+    KERNEL is an id, a unique beginning of one, or a connection file; NOTEBOOK means its kernel.
 
     With --json: the checkpoint (see docs/cli.md), of which "id" is what `resume` wants."""
     examples = 'jupyter checkpoints save 3f0c --name "before the long fit"'
@@ -142,7 +142,7 @@ class ShowApp(AgentCommand):
 
 class ResumeApp(AgentCommand):
     name = "jupyter-checkpoints resume"
-    synopsis = "CHECKPOINT"
+    synopsis = "CHECKPOINT|NOTEBOOK"
     arguments = (1, 1)
     description = """Continue from a runtime checkpoint, in a new kernel or in place.
 

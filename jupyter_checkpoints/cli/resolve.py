@@ -10,12 +10,15 @@ from typing import TypeVar
 from ..client import AgentClient
 from ..errors import InvalidRequest, NotFound
 from ..models import CheckpointModel, KernelModel
+from ..notebook_files import NotebookFile
+
+_NOTEBOOK = ".ipynb"
 
 M = TypeVar("M", KernelModel, CheckpointModel)
 
 
 async def kernel(agent: AgentClient, text: str) -> KernelModel:
-    """The kernel of an id, a unique beginning of an id, or a connection file.
+    """The kernel of an id, a unique beginning of an id, a connection file, or a notebook.
 
     Raises
     ------
@@ -25,13 +28,27 @@ async def kernel(agent: AgentClient, text: str) -> KernelModel:
         If there are several, or the file is no connection file.
     """
     kernels = await agent.kernels()
+    if text.endswith(_NOTEBOOK):
+        return kernel_of_notebook(kernels, Path(text))
     if text.endswith(".json") or "/" in text:
         return kernel_of_file(kernels, Path(text))
     return one(kernels, text, "kernel", "jupyter checkpoints ps")
 
 
 async def checkpoint(agent: AgentClient, text: str) -> CheckpointModel:
-    """The checkpoint of an id or a unique beginning of an id. Raises as :func:`kernel`."""
+    """The checkpoint of an id or a unique beginning of one; of a notebook, its newest.
+
+    Raises as :func:`kernel`.
+    """
+    if text.endswith(_NOTEBOOK):
+        runtime = NotebookFile(Path(text)).required_runtime()
+        found = await agent.checkpoints(runtime=runtime)
+        if not found:
+            raise NotFound(
+                f"{text} has no runtime checkpoint.",
+                hint=f"`jupyter checkpoints save {text}` makes one.",
+            )
+        return found[0]
     return one(await agent.checkpoints(), text, "checkpoint", "jupyter checkpoints list")
 
 
@@ -48,6 +65,24 @@ def one(models: Iterable[M], text: str, noun: str, command: str) -> M:
             f"{text!r} is the beginning of {len(found)} {noun}s.",
             reason=", ".join(model.id for model in found[:5]),
             hint="Write more of the id.",
+        )
+    return found[0]
+
+
+def kernel_of_notebook(kernels: list[KernelModel], file: Path) -> KernelModel:
+    """The kernel that runs for a notebook. Blocks. Raises as :func:`kernel`."""
+    runtime = NotebookFile(file).required_runtime()
+    found = [k for k in kernels if k.runtime == runtime and k.state != "exited"]
+    if not found:
+        raise NotFound(
+            f"{file} has no kernel that runs in a container.",
+            hint="`jupyter checkpoints ps` lists those there are.",
+        )
+    if len(found) > 1:
+        raise InvalidRequest(
+            f"{file} has {len(found)} kernels.",
+            reason=", ".join(k.id for k in found),
+            hint="Name one of them.",
         )
     return found[0]
 

@@ -42,7 +42,7 @@ class Server:
         self.log = home / "server.log"
         self.token = secrets.token_hex(16)
         self.process: subprocess.Popen[bytes] | None = None
-        self._environment = {
+        self.environment = {
             **os.environ,
             SOCKET_ENV: str(agent_socket),
             "JUPYTER_PATH": str(prefix / "share" / "jupyter"),
@@ -72,7 +72,7 @@ class Server:
             self.process = subprocess.Popen(  # noqa: ASYNC220  (it takes a millisecond)
                 command,
                 cwd=self.root,
-                env={**self._environment, **(env or {})},
+                env={**self.environment, **(env or {})},
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,

@@ -259,8 +259,6 @@ async def test_archives(server: Server) -> None:
         ):
             refused = await http.post("archives", content=content)
             assert refused.status_code == status, refused.text
-        refused = await http.post(
-            "archives", content=b"x", headers={"Authorization": "token x"}
-        )
+        refused = await http.post("archives", content=b"x", headers={"Authorization": "token x"})
         assert refused.status_code == 403
     assert len(await jupyter.checkpoints(notebook)) == 1

@@ -1,0 +1,87 @@
+"""``enable``, ``disable`` and ``remix``: notebooks."""
+
+from __future__ import annotations
+
+import sys
+import uuid
+from pathlib import Path
+
+from ..client import AgentClient
+from ..errors import Conflict
+from ..metadata import write_settings
+from ..models import CopyRequest
+from ..notebook_files import NotebookFile
+from .base import AgentCommand, Command
+
+
+class EnableApp(Command):
+    name = "jupyter-checkpoints enable"
+    synopsis = "NOTEBOOK..."
+    arguments = (1, None)
+    description = """Switch runtime checkpoints on for notebooks.
+
+    From then on their kernels are saved before they are culled, and go on where they were. A page
+    that has the notebook open has to be reloaded.
+
+    With --json: {"changed": [path, ...]}."""
+    examples = "jupyter checkpoints enable analysis.ipynb"
+    enabled = True
+
+    def run(self) -> None:
+        changed = []
+        for argument in self.extra_args:
+            notebook = NotebookFile(Path(argument))
+            if notebook.settings().enabled != self.enabled:
+                notebook.change(enabled=self.enabled)
+                changed.append(argument)
+        self.print_result({"changed": changed}, lambda: print("\n".join(self.extra_args)))
+
+
+class DisableApp(EnableApp):
+    name = "jupyter-checkpoints disable"
+    description = """Switch runtime checkpoints off for notebooks. What was saved stays.
+
+    With --json: {"changed": [path, ...]}."""
+    examples = "jupyter checkpoints disable analysis.ipynb"
+    enabled = False
+
+
+class RemixApp(AgentCommand):
+    name = "jupyter-checkpoints remix"
+    synopsis = "NOTEBOOK COPY"
+    arguments = (2, 2)
+    description = """Copy a notebook together with its newest runtime checkpoint.
+
+    The copy goes on from there by itself; neither knows of the other. It keeps the secrets that
+    were in the kernel's memory.
+
+    With --json: the copy's first checkpoint (see docs/cli.md)."""
+    examples = "jupyter checkpoints remix analysis.ipynb variant.ipynb"
+
+    async def work(self, agent: AgentClient) -> None:
+        source, target = (Path(argument) for argument in self.extra_args)
+        notebook = NotebookFile(source)
+        if target.exists():
+            raise Conflict(f"There is a file {target} already.", hint="Choose another name.")
+        newest = await agent.checkpoints(runtime=notebook.required_runtime())
+        if not newest:
+            raise Conflict(
+                f"{source} has no runtime checkpoint.",
+                hint=f"Save it first: jupyter checkpoints save {source}",
+            )
+        made = await agent.copy_checkpoint(newest[0].id, CopyRequest(runtime=str(uuid.uuid4())))
+        try:
+            remixed = NotebookFile(source)
+            write_settings(remixed.metadata, runtime=made.runtime)
+            remixed.write(target)
+            remixed.path = target
+            remixed.register(made.runtime)
+        except BaseException:
+            await agent.delete_checkpoint(made.id)
+            raise
+
+        def show() -> None:
+            print(target)
+            print(f"It begins with runtime checkpoint {made.id}.", file=sys.stderr)
+
+        self.print_result(made, show)
