@@ -245,15 +245,15 @@ export class Actions {
   remove(runtime: INotebookRuntime, checkpoint: ICheckpoint): void {
     const trans = this._trans;
     const removal = runtime.remove(checkpoint.id);
-    const commit = () => {
-      clearTimeout(timer);
+    const timer = setTimeout(() => {
+      // A notification stays for longer while the page is not looked at; the offer must not.
+      Notification.dismiss(notification);
       void this._told(() => removal.commit());
-    };
-    const timer = setTimeout(commit, UNDO_TIME);
-    Notification.info(
+    }, UNDO_TIME);
+    const notification = Notification.info(
       trans.__('Deleted “%1”.', titleText(checkpoint, Date.now())),
       {
-        autoClose: UNDO_TIME,
+        autoClose: false,
         actions: [
           {
             label: trans.__('Undo'),

@@ -1,4 +1,5 @@
 import { corePlugin, servicePlugin } from './plugins/core';
+import { cellExecutorPlugin } from './plugins/cellExecutor';
 import { cellMarksPlugin } from './plugins/cellMarks';
 import { commandsPlugin } from './plugins/commands';
 import { noticesPlugin } from './plugins/notices';
@@ -18,6 +19,7 @@ export default [
   panelPlugin,
   statusPlugin,
   noticesPlugin,
+  cellExecutorPlugin,
   cellMarksPlugin,
   sleepingPlugin,
   offerPlugin

@@ -20,6 +20,7 @@ import type {
   NotebookState
 } from './tokens';
 import { METADATA_KEY } from './tokens';
+import { wakened } from './waking';
 
 /** The provisioner whose kernels can be saved. */
 const PROVISIONER = 'checkpoint-container-provisioner';
@@ -128,31 +129,16 @@ export class NotebookRuntime implements INotebookRuntime {
     }
   }
 
-  async refresh(): Promise<void> {
-    try {
-      const [checkpoints, usage] = await Promise.all([
-        this._api.checkpoints({ notebook: this.path }),
-        // Nice to know, and no reason to show nothing.
-        this._api.usage().catch(() => null)
-      ]);
-      if (this._isDisposed) {
-        return;
-      }
-      this._all = newestFirst(
-        checkpoints.map(checkpoint => ({
-          ...checkpoint,
-          held: usage?.checkpoints[checkpoint.id]
-        }))
-      );
-      if (this._problem && this._problem === this._listingProblem) {
-        this._problem = null;
-      }
-      this._listingProblem = null;
-      this._show();
-    } catch (error) {
-      this._listingProblem = asProblem(error);
-      this._fail(this._listingProblem);
+  refresh(): Promise<void> {
+    // Whoever asks before the next listing has begun shares it.
+    if (!this._nextListing) {
+      this._nextListing = this._listing.then(() => {
+        this._nextListing = null;
+        return this._list();
+      });
+      this._listing = this._nextListing;
     }
+    return this._nextListing;
   }
 
   async save(name = ''): Promise<ICheckpoint | null> {
@@ -198,10 +184,9 @@ export class NotebookRuntime implements INotebookRuntime {
 
   /** Start the notebook's kernel; the server resumes its newest checkpoint. */
   async wake(): Promise<void> {
-    const { sessionContext } = this._context;
     this._problem = null;
-    const shouldSelect = await sessionContext.startKernel();
-    if (shouldSelect) {
+    await wakened(this._context.sessionContext);
+    if (!this.kernelId) {
       throw new Error('The kernel of this notebook could not be started.');
     }
   }
@@ -318,17 +303,53 @@ export class NotebookRuntime implements INotebookRuntime {
     this._emitChanged();
   }
 
+  private async _list(): Promise<void> {
+    try {
+      const [checkpoints, usage] = await Promise.all([
+        this._api.checkpoints({ notebook: this.path }),
+        // Nice to know, and no reason to show nothing.
+        this._api.usage().catch(() => null),
+        this._askWhetherSaveable()
+      ]);
+      if (this._isDisposed) {
+        return;
+      }
+      this._all = newestFirst(
+        checkpoints.map(checkpoint => ({
+          ...checkpoint,
+          held: usage?.checkpoints[checkpoint.id]
+        }))
+      );
+      if (this._problem && this._problem === this._listingProblem) {
+        this._problem = null;
+      }
+      this._listingProblem = null;
+      this._show();
+    } catch (error) {
+      this._listingProblem = asProblem(error);
+      this._fail(this._listingProblem);
+    }
+  }
+
+  /** Whether the kernel runs in a container, as its kernelspec says, or else the server. */
   private _supported(): boolean {
-    const { sessionContext } = this._context;
-    const name = sessionContext.session?.kernel?.name ?? '';
-    const spec = sessionContext.specsManager.specs?.kernelspecs[name];
+    const { specsManager, session } = this._context.sessionContext;
+    const spec = specsManager.specs?.kernelspecs[session?.kernel?.name ?? ''];
     const stanza = spec?.metadata?.['kernel_provisioner'];
-    // Specs that are not known yet, and those the server's default provisioner serves, may do.
-    return (
-      !spec ||
-      stanza === undefined ||
-      JSON.stringify(stanza).includes(PROVISIONER)
-    );
+    return stanza === undefined
+      ? !spec || this._saveable === this.kernelId
+      : JSON.stringify(stanza).includes(PROVISIONER);
+  }
+
+  /** A server may run all kernels in containers, whatever their kernelspecs say. */
+  private async _askWhetherSaveable(): Promise<void> {
+    const kernelId = this.kernelId;
+    if (kernelId && !this._supported()) {
+      const runtimes = await this._api.runtimes().catch(() => []);
+      if (runtimes.some(({ kernels }) => kernels.includes(kernelId))) {
+        this._saveable = kernelId;
+      }
+    }
   }
 
   private async _follow(
@@ -413,6 +434,8 @@ export class NotebookRuntime implements INotebookRuntime {
     const hasKernel = this.kernelId !== '';
     if (!hasKernel) {
       this._position = '';
+    } else if (this.settings.enabled && !this._supported()) {
+      void this.refresh();
     }
     this._emitChanged();
   }
@@ -453,8 +476,12 @@ export class NotebookRuntime implements INotebookRuntime {
   private _progress: IProgress | null = null;
   private _problem: IProblem | null = null;
   private _listingProblem: IProblem | null = null;
+  private _listing: Promise<void> = Promise.resolve();
+  private _nextListing: Promise<void> | null = null;
   private _position = '';
   private _slept = false;
+  /** A kernel that can be saved although its kernelspec does not say so. */
+  private _saveable = '';
   private _isDisposed = false;
 }
 

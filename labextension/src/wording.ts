@@ -9,15 +9,15 @@ export function triggerText(
 ): string {
   switch (trigger) {
     case 'manual':
-      return trans.__('saved by you');
+      return trans.__('by you');
     case 'cull':
-      return trans.__('before it was put to sleep');
+      return trans.__('before it went to sleep');
     case 'idle':
       return trans.__('while idle');
     case 'shutdown':
       return trans.__('before the server stopped');
     case 'danger':
-      return trans.__('because of danger');
+      return trans.__('memory, disk or host in danger');
     case 'cell':
       return trans.__('after a cell');
     case 'restart':
@@ -64,19 +64,24 @@ export function agoText(
 }
 
 /** `14:02`, with the date if it is not today's. */
-export function clockText(moment: string, now: number): string {
+export function clockText(
+  moment: string,
+  now: number,
+  seconds = false
+): string {
   const date = new Date(moment);
   const today = new Date(now).toDateString() === date.toDateString();
   return date.toLocaleString(undefined, {
     ...(today ? {} : { month: 'short', day: 'numeric' }),
     hour: '2-digit',
-    minute: '2-digit'
+    minute: '2-digit',
+    ...(seconds ? { second: '2-digit' } : {})
   });
 }
 
-/** The name the user gave, or else when it was made. */
+/** The name the user gave, or else when it was made, to the second. */
 export function titleText(checkpoint: ICheckpoint, now: number): string {
-  return checkpoint.name || clockText(checkpoint.created, now);
+  return checkpoint.name || clockText(checkpoint.created, now, true);
 }
 
 /** When the newest state is from: the last save, or later if nothing has changed since. */
@@ -98,9 +103,9 @@ export function stateLabel(
     case 'failed':
       return trans.__('Cannot save');
     case 'off':
-      return trans.__('Off');
+      return trans.__('Checkpoints off');
     case 'on':
-      return trans.__('On');
+      return trans.__('Not saved yet');
     case 'saving':
       return trans.__('Saving…');
     case 'resuming':
@@ -113,7 +118,7 @@ export function stateLabel(
             'Saved %1',
             agoText(freshestMoment(runtime.newest), now, trans)
           )
-        : trans.__('On');
+        : trans.__('Not saved yet');
   }
 }
 

@@ -185,14 +185,17 @@ function Row(props: {
   const { row, number, count, isFocused, isPosition, now, trans } = props;
   const { checkpoint } = row;
   const title = titleText(checkpoint, now);
+  const whole = checkpoint.memory_size + checkpoint.files_size;
+  const own = checkpoint.held;
   const size =
-    checkpoint.held === undefined
-      ? sizeText(checkpoint.memory_size + checkpoint.files_size)
-      : trans.__(
-          '%1, %2 its own',
-          sizeText(checkpoint.memory_size + checkpoint.files_size),
-          sizeText(checkpoint.held)
-        );
+    own === undefined || own > 0.9 * whole
+      ? sizeText(whole)
+      : trans.__('%1, shares all but %2', sizeText(whole), sizeText(own));
+  const facts = [
+    agoText(checkpoint.created, now, trans),
+    triggerText(checkpoint.trigger, trans),
+    size
+  ].join(' · ');
   return (
     <div
       role="treeitem"
@@ -237,9 +240,8 @@ function Row(props: {
             </span>
           ) : null}
         </div>
-        <div className="jp-RuntimeCheckpoints-facts">
-          {agoText(checkpoint.created, now, trans)} ·{' '}
-          {triggerText(checkpoint.trigger, trans)} · {size}
+        <div className="jp-RuntimeCheckpoints-facts" title={facts}>
+          {facts}
         </div>
       </div>
       <button

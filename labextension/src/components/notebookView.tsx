@@ -70,9 +70,7 @@ export function NotebookView(props: {
               <Button onClick={actions.save} accept>
                 {trans.__('Save')}
               </Button>
-              <Button onClick={actions.saveAs}>
-                {trans.__('Save With a Name…')}
-              </Button>
+              <Button onClick={actions.saveAs}>{trans.__('Save As…')}</Button>
             </>
           ) : null}
           {state === 'asleep' ? (
@@ -107,7 +105,7 @@ export function NotebookView(props: {
                 checked={settings.autosave}
                 onChange={event => actions.setAutosave(event.target.checked)}
               />
-              {trans.__('Save by itself, before the kernel is stopped')}
+              {trans.__('Autosave, before the kernel is stopped')}
             </label>
             <button
               type="button"
@@ -221,10 +219,9 @@ function summary(
     0
   );
   return trans._n(
-    '%2 checkpoint, %1',
-    '%2 checkpoints, %1',
+    '%1 checkpoint, %2',
+    '%1 checkpoints, %2',
     checkpoints.length,
-    sizeText(bytes),
-    checkpoints.length
+    sizeText(bytes)
   );
 }

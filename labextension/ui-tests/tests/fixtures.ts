@@ -13,7 +13,17 @@ export const SLEEPY = 'checkpoints-sleepy';
 // Sessions and kernels are the server's, not Galata's idea of them: they are what is tested.
 export const test = base.extend({
   kernels: null as never,
-  sessions: null as never
+  sessions: null as never,
+  // Tests also open pages that show something else than the launcher.
+  waitForApplication: async ({}, use) => {
+    await use(async page => {
+      await page.locator('#jupyterlab-splash').waitFor({ state: 'detached' });
+      await page
+        .locator('.jp-Activity, .jp-Launcher, .jp-Document')
+        .first()
+        .waitFor();
+    });
+  }
 });
 
 /** Where pictures for the documentation go; nowhere without it. */
@@ -105,9 +115,11 @@ export async function write(
   index: number,
   source: string
 ): Promise<void> {
-  await front(page).locator('.jp-Cell').nth(index).locator('.cm-content').fill(
-    source
-  );
+  await front(page)
+    .locator('.jp-Cell')
+    .nth(index)
+    .locator('.cm-content')
+    .fill(source);
 }
 
 /** Show the panel of runtime checkpoints. */

@@ -1,0 +1,27 @@
+import type { JupyterFrontEndPlugin } from '@jupyterlab/application';
+import { INotebookCellExecutor, runCell } from '@jupyterlab/notebook';
+
+import { wakened } from '../waking';
+
+/**
+ * Runs cells of a notebook whose kernel sleeps, or is just being resumed, when it is there.
+ *
+ * It takes the place of `@jupyterlab/notebook-extension:cell-executor` (see `disabledExtensions`
+ * in package.json), which drops a cell that is run while the kernel starts: the second of two
+ * cells that somebody runs quickly. It depends on nothing, for the notebooks' tracker needs it.
+ */
+export const cellExecutorPlugin: JupyterFrontEndPlugin<INotebookCellExecutor> =
+  {
+    id: 'jupyter-runtime-checkpoints:cell-executor',
+    description: 'Runs cells of sleeping notebooks when their kernel is awake.',
+    provides: INotebookCellExecutor,
+    autoStart: true,
+    activate: (): INotebookCellExecutor => ({
+      runCell: async options => {
+        if (options.sessionContext && options.cell.model.type === 'code') {
+          await wakened(options.sessionContext);
+        }
+        return runCell(options);
+      }
+    })
+  };

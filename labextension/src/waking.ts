@@ -1,0 +1,56 @@
+import type { ISessionContext } from '@jupyterlab/apputils';
+
+const waking = new WeakMap<ISessionContext, Promise<void>>();
+
+/**
+ * Start a notebook's kernel if it has none, and wait until that is there.
+ *
+ * All who ask meanwhile wait for the same, so they go on in the order in which they asked. It is no
+ * error if there is no kernel in the end.
+ */
+export function wakened(context: ISessionContext): Promise<void> {
+  let waiting = waking.get(context);
+  if (!waiting) {
+    if (!isStarting(context) && !context.hasNoKernel) {
+      return Promise.resolve();
+    }
+    waiting = wake(context).finally(() => waking.delete(context));
+    waking.set(context, waiting);
+  }
+  return waiting;
+}
+
+async function wake(context: ISessionContext): Promise<void> {
+  await started(context);
+  if (!context.isDisposed && context.hasNoKernel) {
+    await context.startKernel();
+  }
+}
+
+function isStarting(context: ISessionContext): boolean {
+  return (
+    !context.isDisposed &&
+    !context.session?.kernel &&
+    ['initializing', 'starting'].includes(context.kernelDisplayStatus)
+  );
+}
+
+/** Whoever is starting the kernel has done so, or has given up. */
+function started(context: ISessionContext): Promise<void> {
+  return new Promise(resolve => {
+    const look = () => {
+      if (!isStarting(context)) {
+        context.statusChanged.disconnect(look);
+        context.kernelChanged.disconnect(look);
+        context.disposed.disconnect(look);
+        resolve();
+      }
+    };
+    context.statusChanged.connect(look);
+    context.kernelChanged.connect(look);
+    context.disposed.connect(look);
+    // To be ready changes the status without a signal.
+    void context.ready.then(look);
+    look();
+  });
+}
