@@ -23,4 +23,4 @@ echo "preparing .venv"
 # Dependency groups need pip 25.1.
 .venv/bin/python -m pip install --quiet --disable-pip-version-check --upgrade 'pip>=25.1'
 .venv/bin/python -m pip install --quiet --disable-pip-version-check \
-    --editable '.[lab]' --group test --group lint
+    --editable '.[lab]' --group test --group lint --group bench

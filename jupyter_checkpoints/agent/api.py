@@ -39,7 +39,8 @@ from ..models import (
 )
 from .archive import Export
 from .image_spec import ImageSpec
-from .kernels import Caller, KernelService, OnEvent
+from .kernels import KernelService
+from .records import Caller, OnEvent
 
 log = logging.getLogger(__name__)
 
@@ -173,7 +174,7 @@ def _checked(identifier: str) -> str:
 class StatusHandler(Handler):
     async def get(self) -> None:
         facts = self.service.facts
-        checkpoints = await self.service.checkpoints(self.caller)
+        checkpoints = await self.service.checkpoints.all(self.caller)
         problems: list[Finding] = []
         if not any(i.name for i in await self.service.list_images()):
             problems.append(
@@ -349,7 +350,7 @@ class ResumeHandler(Handler):
 class CheckpointsHandler(Handler):
     async def get(self) -> None:
         self.answer(
-            await self.service.checkpoints(
+            await self.service.checkpoints.all(
                 self.caller,
                 kernel=self.get_query_argument("kernel", ""),
                 runtime=self.get_query_argument("runtime", ""),
@@ -359,16 +360,16 @@ class CheckpointsHandler(Handler):
 
 class CheckpointHandler(Handler):
     async def get(self, checkpoint_id: str) -> None:
-        self.answer(await self.service.checkpoint(self.caller, _checked(checkpoint_id)))
+        self.answer(await self.service.checkpoints.show(self.caller, _checked(checkpoint_id)))
 
     async def delete(self, checkpoint_id: str) -> None:
-        await self.service.delete_checkpoint(self.caller, _checked(checkpoint_id))
+        await self.service.checkpoints.delete(self.caller, _checked(checkpoint_id))
         self.set_status(204)
 
     async def patch(self, checkpoint_id: str) -> None:
         patch = self.body(CheckpointPatch)
         self.answer(
-            await self.service.change_checkpoint(self.caller, _checked(checkpoint_id), patch)
+            await self.service.checkpoints.change(self.caller, _checked(checkpoint_id), patch)
         )
 
 
@@ -377,7 +378,7 @@ class CopyHandler(Handler):
         request = self.body(CopyRequest)
         _checked(checkpoint_id)
         self.answer(
-            await self.service.copy_checkpoint(self.caller, checkpoint_id, request), status=201
+            await self.service.checkpoints.copy(self.caller, checkpoint_id, request), status=201
         )
 
 
@@ -386,8 +387,8 @@ class ArchiveHandler(Handler):
 
     async def get(self, checkpoint_id: str) -> None:
         _checked(checkpoint_id)
-        with self.service.reading(checkpoint_id):
-            tag, export = await self.service.export(self.caller, checkpoint_id)
+        with self.service.checkpoints.reading(checkpoint_id):
+            tag, export = await self.service.checkpoints.export(self.caller, checkpoint_id)
             await asyncio.to_thread(export.__enter__)
             try:
                 await self._send(tag, export)
@@ -437,7 +438,7 @@ class ArchivesHandler(Handler):
         if not length.isdigit():
             raise InvalidRequest("How long the archive is has to be known: no Content-Length.")
         cast("Any", self.request.connection).set_max_body_size(int(length))
-        self._file = await asyncio.to_thread(self.service.incoming, int(length))
+        self._file = await asyncio.to_thread(self.service.checkpoints.incoming, int(length))
 
     async def data_received(self, chunk: bytes) -> None:
         assert self._file is not None
@@ -452,7 +453,9 @@ class ArchivesHandler(Handler):
             _checked(runtime)
         trusted = self.get_query_argument("trusted", "0") == "1"
         self.answer(
-            await self.service.import_archive(self.caller, file, runtime=runtime, trusted=trusted),
+            await self.service.checkpoints.import_archive(
+                self.caller, file, runtime=runtime, trusted=trusted
+            ),
             status=201,
         )
 
@@ -466,19 +469,19 @@ class ArchivesHandler(Handler):
 
 class UsageHandler(Handler):
     async def get(self) -> None:
-        self.answer(await self.service.usage(self.caller))
+        self.answer(await self.service.checkpoints.usage(self.caller))
 
 
 class PreflightHandler(Handler):
     async def get(self, checkpoint_id: str) -> None:
-        self.answer(await self.service.preflight(self.caller, _checked(checkpoint_id)))
+        self.answer(await self.service.checkpoints.preflight(self.caller, _checked(checkpoint_id)))
 
 
 class VerifyHandler(Handler):
     async def post(self, checkpoint_id: str) -> None:
         _checked(checkpoint_id)
         await self.stream(
-            lambda on_event: self.service.verify(self.caller, checkpoint_id, on_event)
+            lambda on_event: self.service.checkpoints.verify(self.caller, checkpoint_id, on_event)
         )
 
 

@@ -24,6 +24,7 @@ from ..errors import CheckpointsError, Conflict, HostNotReady, NotAllowed
 from ..models import Limits
 from ..store.directory import DirectoryStore
 from .api import application
+from .checkpoints import CheckpointService
 from .engines.embedded import EmbeddedEngine
 from .images import ImageStore
 from .kernels import KernelService
@@ -135,10 +136,18 @@ class AgentApp(JupyterApp):
         seccomp = await asyncio.to_thread(load_profile)
         pool = await asyncio.to_thread(open_pool, paths, self.pool)
         facts = await asyncio.to_thread(host_facts, tools, EmbeddedEngine.name, pool.name)
+        images = ImageStore(paths.images)
+        checkpoints = CheckpointService(
+            layout=paths,
+            images=images,
+            store=DirectoryStore(paths.store),
+            facts=facts,
+            max_archive=self.max_archive,
+        )
         service = KernelService(
             layout=paths,
-            images=ImageStore(paths.images),
-            store=DirectoryStore(paths.store),
+            images=images,
+            checkpoints=checkpoints,
             facts=facts,
             default_limits=Limits(
                 memory=self.mem_limit or None,
@@ -146,7 +155,6 @@ class AgentApp(JupyterApp):
                 pids=self.pids_limit or None,
             ),
             orphan_grace=self.orphan_grace,
-            max_archive=self.max_archive,
         )
         network = Network(paths.instance, self.subnet, self.outbound_nat)
         engine = EmbeddedEngine(

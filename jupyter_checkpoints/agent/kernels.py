@@ -1,6 +1,6 @@
 """The agent's kernels: who owns them, what state they are in, and what may be done to them.
 
-The one place where engine, store and images meet. Every method is called by the API with a
+Every method is called by the API with a
 :class:`Caller`; a kernel or checkpoint of somebody else does not exist for them (``NotFound``).
 One operation at a time changes a kernel: they queue on its lock.
 """
@@ -8,46 +8,28 @@ One operation at a time changes a kernel: they queue on its lock.
 from __future__ import annotations
 
 import asyncio
-import datetime
-import errno
 import logging
 import os
-import shutil
 import signal
 import time
 import uuid
-from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AbstractContextManager
+from collections.abc import AsyncIterator, Awaitable
 from pathlib import Path
-from tempfile import TemporaryFile
-from typing import IO, TypeVar
 
 import msgspec
-from blake3 import blake3
-from msgspec import Struct
 
 from ..errors import (
-    CheckpointDamaged,
     CheckpointsError,
     Conflict,
-    InsufficientResources,
     InvalidRequest,
-    NotAllowed,
     NotFound,
     PreflightBlocked,
-    SaveFailed,
 )
 from ..layout import Layout
 from ..models import (
     CONNECTION_FILE,
-    PORTS,
     CheckpointModel,
-    CheckpointPatch,
-    ConnectionInfo,
-    CopyRequest,
     Event,
-    Finding,
     HostFacts,
     ImageModel,
     KernelModel,
@@ -55,62 +37,32 @@ from ..models import (
     KernelState,
     Limits,
     Mount,
-    PreflightReport,
     SaveRequest,
     StartRequest,
-    Usage,
-    VerifyReport,
 )
-from ..store.store import MANIFEST_VERSION, Manifest, Notes, Progress, Store
+from ..store.store import MANIFEST_VERSION, Manifest
 from ..store.tree import tree_digest
-from . import archive, criu, preflight
+from .checkpoints import CheckpointService
 from .engines.engine import Adopted, ContainerSpec, Engine, Source
 from .images import ImageStore
+from .records import (
+    Caller,
+    OnEvent,
+    Record,
+    checked_env,
+    checked_mounts,
+    connection_of,
+    from_os_error,
+    hostname_of,
+    now,
+    ports_of,
+)
 
 log = logging.getLogger(__name__)
 
-T = TypeVar("T")
-
-#: Called on the event loop with each step of a long operation.
-OnEvent = Callable[[Event], None]
-
-#: What a mount may never hide or show: the container's own, and the agent's.
-_RESERVED = ("/proc", "/sys", "/dev", "/run/jupyter", "/.jupyter-checkpoints", "/etc")
-
-
-class Caller(Struct, frozen=True):
-    """Who asks, as the kernel says (SO_PEERCRED)."""
-
-    uid: int
-
-    def owns(self, uid: int) -> bool:
-        return self.uid in (0, uid)
-
-
-class _Record(Struct, kw_only=True):
-    """What is known of one kernel; ``record.json`` in its directory."""
-
-    request: StartRequest
-    uid: int
-    created: str
-    image: str
-    image_digest: str
-    argv: list[str]
-    env: dict[str, str]
-    cwd: str
-    hostname: str
-    limits: Limits
-    mounts: list[Mount]
-    connection: ConnectionInfo
-    state: KernelState = "starting"
-    checkpoint: str = ""
-    parent: str = ""
-    """The checkpoint that the next one descends from."""
-    exit_code: int | None = None
-
 
 class _Kernel:
-    def __init__(self, record: _Record) -> None:
+    def __init__(self, record: Record) -> None:
         self.record = record
         self.lock = asyncio.Lock()
         self.pid: int | None = None
@@ -132,42 +84,38 @@ class KernelService:
         *,
         layout: Layout,
         images: ImageStore,
-        store: Store,
+        checkpoints: CheckpointService,
         facts: HostFacts,
         default_limits: Limits,
         orphan_grace: float,
-        max_archive: int = 1 << 40,
     ) -> None:
         self.layout = layout
         self.images = images
-        self.store = store
+        self.checkpoints = checkpoints
         self.facts = facts
         self.default_limits = default_limits
         self.orphan_grace = orphan_grace
-        self.max_archive = max_archive
         self.engine: Engine
         self._kernels: dict[str, _Kernel] = {}
         self._loop = asyncio.get_running_loop()
         self._tasks: set[asyncio.Task[None]] = set()
-        #: Checkpoints that a resume is reading: they are not deleted meanwhile.
-        self._reading: dict[str, int] = {}
 
     # -- the agent's start and end -------------------------------------------------------------
 
     async def open(self, engine: Engine) -> None:
         """Load the records a predecessor left and let the engine take over what runs."""
-        self.engine = engine
-        for name in await asyncio.to_thread(self.store.collect):
+        self.engine = self.checkpoints.engine = engine
+        for name in await asyncio.to_thread(self.checkpoints.store.collect):
             log.info("Removed an unfinished checkpoint: %s", name)
         self.layout.kernels.mkdir(mode=0o700, parents=True, exist_ok=True)
         for path in self.layout.kernels.glob("*/record.json"):
             try:
-                record = msgspec.json.decode(path.read_bytes(), type=_Record)
+                record = msgspec.json.decode(path.read_bytes(), type=Record)
             except (OSError, msgspec.MsgspecError) as error:
                 log.warning("The record of kernel %s cannot be read: %s", path.parent.name, error)
                 continue
             self._kernels[path.parent.name] = _Kernel(record)
-        manifests = await asyncio.to_thread(self.store.list)
+        manifests = await asyncio.to_thread(self.checkpoints.store.list)
         adopted = await engine.open(
             {k: kernel.is_in("stopped") for k, kernel in self._kernels.items()},
             {m.checkpoint.id for m in manifests},
@@ -221,10 +169,10 @@ class KernelService:
                 f"Kernel {request.kernel_id} is {kernel.record.state}.",
                 hint="Delete it first, or wait until it has ended.",
             )
-        mounts = await asyncio.to_thread(_checked_mounts, request.mounts)
+        mounts = await asyncio.to_thread(checked_mounts, request.mounts)
         manifest: Manifest | None = None
         if request.checkpoint:
-            manifest = await self._manifest(caller, request.checkpoint)
+            manifest = await self.checkpoints.manifest(caller, request.checkpoint)
             record = self._record_from(caller, request, manifest, mounts)
         else:
             record = await self._record(caller, request, mounts)
@@ -258,10 +206,10 @@ class KernelService:
     ) -> KernelModel:
         """Put a kernel back to one of its checkpoints: same id, same address, same ports."""
         kernel = self._get(caller, kernel_id)
-        manifest = await self._manifest(caller, checkpoint_id)
+        manifest = await self.checkpoints.manifest(caller, checkpoint_id)
         async with self._changing(kernel, kernel_id):
             record = kernel.record
-            if _ports(manifest.connection) != _ports(record.connection):
+            if ports_of(manifest.connection) != ports_of(record.connection):
                 raise Conflict(
                     "This checkpoint belongs to a kernel with another connection.",
                     hint="Resume it in a new kernel.",
@@ -285,20 +233,20 @@ class KernelService:
     ) -> None:
         record = kernel.record
         checkpoint = manifest.checkpoint
-        with self._read_lock(checkpoint.id):
+        with self.checkpoints.reading(checkpoint.id):
             on_event(Event(event="progress", stage="preflight"))
-            report = await self._preflight(manifest, record.mounts, record.limits)
+            report = await self.checkpoints.check(manifest, record.mounts, record.limits)
             if not report.ok:
                 raise PreflightBlocked(
                     "This checkpoint cannot be resumed on this host; nothing was changed.",
                     findings=[msgspec.to_builtins(f) for f in report.findings],
                 )
-            await self._require_intact(manifest, on_event)
+            await self.checkpoints.require_intact(manifest, on_event)
             on_event(Event(event="progress", stage="restore"))
             source = Source(
                 checkpoint_id=checkpoint.id,
                 mode=checkpoint.mode,
-                images=await asyncio.to_thread(self.store.images, checkpoint.id),
+                images=await asyncio.to_thread(self.checkpoints.store.images, checkpoint.id),
                 keep_connections=keep,
                 facts=manifest.facts,
             )
@@ -420,7 +368,7 @@ class KernelService:
         memory = await self.engine.memory(kernel_id) if mode == "process" else 0
         # Page tables, sockets and pipes come on top of the pages.
         staging = await asyncio.to_thread(
-            self.store.begin, checkpoint_id, memory + memory // 20 + 32 * 2**20
+            self.checkpoints.store.begin, checkpoint_id, memory + memory // 20 + 32 * 2**20
         )
         held = False
         snapshot = False
@@ -433,7 +381,7 @@ class KernelService:
             on_event(Event(event="progress", stage="pack", total=memory))
             tree = await self.engine.snapshot_tree(checkpoint_id)
             files, (digest, files_size), _ = await asyncio.gather(
-                asyncio.to_thread(staging.seal, self._reporter("pack", on_event)),
+                asyncio.to_thread(staging.seal, self.checkpoints.reporter("pack", on_event)),
                 asyncio.to_thread(tree_digest, tree),
                 self.engine.snapshot_durable(checkpoint_id),
             )
@@ -445,7 +393,7 @@ class KernelService:
                 uid=record.uid,
                 mode=mode,
                 trigger=request.trigger,
-                created=_now(),
+                created=now(),
                 image=record.image,
                 image_digest=record.image_digest,
                 argv=record.argv,
@@ -481,7 +429,7 @@ class KernelService:
                 await self.engine.discard(checkpoint_id)
             await asyncio.to_thread(staging.abandon)
             if isinstance(error, OSError):
-                raise _from_os_error(error) from error
+                raise from_os_error(error) from error
             raise
         kernel.record.parent = model.id
         if held:
@@ -493,252 +441,6 @@ class KernelService:
             await self.engine.stop(kernel_id)
         return model
 
-    async def checkpoints(
-        self, caller: Caller, kernel: str = "", runtime: str = ""
-    ) -> list[CheckpointModel]:
-        manifests = await asyncio.to_thread(self.store.list)
-        return [
-            m.checkpoint
-            for m in manifests
-            if caller.owns(m.checkpoint.uid)
-            and kernel in ("", m.checkpoint.kernel_id)
-            and runtime in ("", m.checkpoint.runtime)
-        ]
-
-    async def checkpoint(self, caller: Caller, checkpoint_id: str) -> CheckpointModel:
-        return (await self._manifest(caller, checkpoint_id)).checkpoint
-
-    async def change_checkpoint(
-        self, caller: Caller, checkpoint_id: str, patch: CheckpointPatch
-    ) -> CheckpointModel:
-        """Name, pin or touch a checkpoint."""
-        await self._manifest(caller, checkpoint_id)
-
-        def change(notes: Notes) -> Notes:
-            return Notes(
-                name=notes.name if patch.name is None else patch.name,
-                pinned=notes.pinned if patch.pinned is None else patch.pinned,
-                touched=_now() if patch.touch else notes.touched,
-            )
-
-        await asyncio.to_thread(self.store.annotate, checkpoint_id, change)
-        return await self.checkpoint(caller, checkpoint_id)
-
-    async def copy_checkpoint(
-        self, caller: Caller, checkpoint_id: str, request: CopyRequest
-    ) -> CheckpointModel:
-        """A checkpoint of another runtime with the same data, independent of this one."""
-        source = await self._manifest(caller, checkpoint_id)
-        model = msgspec.structs.replace(
-            source.checkpoint,
-            id=str(uuid.uuid4()),
-            uid=caller.uid,
-            created=_now(),
-            trigger="remix",
-            runtime=request.runtime,
-            name=request.name,
-            parent=checkpoint_id,
-            stopped=False,
-            pinned=False,
-            touched="",
-        )
-        with self._read_lock(checkpoint_id):
-            try:
-                await self.engine.copy_snapshot(checkpoint_id, model.id)
-                await self.engine.snapshot_durable(model.id)
-                manifest = msgspec.structs.replace(source, checkpoint=model)
-                await asyncio.to_thread(self.store.clone, checkpoint_id, manifest)
-            except BaseException as error:
-                await self.engine.discard(model.id)
-                if isinstance(error, OSError):
-                    raise _from_os_error(error, "The checkpoint could not be copied.") from error
-                raise
-        return model
-
-    async def export(self, caller: Caller, checkpoint_id: str) -> tuple[str, archive.Export]:
-        """A checkpoint as an archive, to be opened and read in a thread; and a tag of its content.
-
-        The caller holds :meth:`reading` meanwhile.
-        """
-        manifest = await self._manifest(caller, checkpoint_id)
-        tree = await self.engine.snapshot_tree(checkpoint_id)
-        images = await asyncio.to_thread(self.store.images, checkpoint_id)
-        key = await asyncio.to_thread(archive.store_key, self.layout.archive_key)
-        tag = blake3(msgspec.json.encode(manifest)).hexdigest()[:32]
-        return tag, archive.Export(manifest, images.parent, tree.parent, key)
-
-    def reading(self, checkpoint_id: str) -> AbstractContextManager[None]:
-        """While it is held the checkpoint is not deleted."""
-        return self._read_lock(checkpoint_id)
-
-    def incoming(self, size: int) -> IO[bytes]:
-        """A file for an archive of ``size`` bytes, gone when it is closed. Blocking.
-
-        Raises
-        ------
-        InsufficientResources
-            If that is more than this agent takes, or than the disk has.
-        """
-        free = shutil.disk_usage(self.layout.data_dir).free
-        # Once as it comes, once unpacked.
-        if size > self.max_archive or 2 * size > free:
-            raise InsufficientResources(
-                "The archive is too large for this host.",
-                reason=f"It has {size} bytes; at most {self.max_archive} are taken, and twice "
-                f"as much has to be free: {free} bytes are.",
-            )
-        self.layout.incoming.mkdir(mode=0o700, exist_ok=True)
-        return TemporaryFile(dir=self.layout.incoming)
-
-    async def import_archive(
-        self, caller: Caller, file: IO[bytes], *, runtime: str, trusted: bool
-    ) -> CheckpointModel:
-        """Make a checkpoint of an archive; ``trusted``: whoever wrote it. It gets a new id."""
-        if trusted and caller.uid != 0:
-            raise NotAllowed("Only root can vouch for an archive of somebody else.")
-        key = await asyncio.to_thread(archive.store_key, self.layout.archive_key)
-        size = os.fstat(file.fileno()).st_size
-        arrived = await asyncio.to_thread(
-            archive.Import, file, key, trusted=trusted, max_bytes=size
-        )
-        saved = arrived.manifest
-        model = msgspec.structs.replace(
-            saved.checkpoint,
-            id=str(uuid.uuid4()),
-            uid=caller.uid,
-            created=_now(),
-            trigger="import",
-            runtime=runtime or saved.checkpoint.runtime,
-            host=msgspec.structs.replace(saved.checkpoint.host, pool=self.facts.pool),
-            parent="",
-            stopped=False,
-            pinned=False,
-            touched="",
-        )
-        staging = await asyncio.to_thread(self.store.begin, model.id, size)
-        try:
-            await asyncio.to_thread(arrived.unpack_images, staging.images)
-            await self.engine.make_snapshot(model.id, arrived.unpack_tree)
-            tree = await self.engine.snapshot_tree(model.id)
-            files = await asyncio.to_thread(staging.seal)
-            digest, files_size = await asyncio.to_thread(tree_digest, tree)
-            if files != saved.files or digest != saved.tree_digest:
-                raise CheckpointDamaged(
-                    "The archive is damaged; nothing was kept.",
-                    reason="its content is not what its manifest says",
-                    hint="Make it again with `jupyter checkpoints export`.",
-                )
-            model = msgspec.structs.replace(model, files_size=files_size)
-            await self.engine.snapshot_durable(model.id)
-            manifest = msgspec.structs.replace(saved, checkpoint=model)
-            await asyncio.to_thread(staging.commit, manifest)
-        except BaseException as error:
-            await self.engine.discard(model.id)
-            await asyncio.to_thread(staging.abandon)
-            if isinstance(error, OSError):
-                raise _from_os_error(error, "The archive could not be imported.") from error
-            raise
-        return model
-
-    async def usage(self, caller: Caller) -> Usage:
-        """What the caller's checkpoints hold. Files of containers are counted as at their save."""
-        manifests = await asyncio.to_thread(self.store.list)
-        owned = [m for m in manifests if caller.owns(m.checkpoint.uid)]
-        return await asyncio.to_thread(self._usage, owned)
-
-    def _usage(self, manifests: list[Manifest]) -> Usage:
-        parts: dict[str, dict[tuple[int, int] | str, int]] = {}
-        for manifest in manifests:
-            files = self.store.held(manifest.checkpoint.id)
-            # Copies share their snapshots' data: one part for all that have the same tree.
-            tree = (manifest.tree_digest, manifest.checkpoint.files_size)
-            parts[manifest.checkpoint.id] = dict([*files.items(), tree])
-        holders = Counter(part for held in parts.values() for part in held)
-        return Usage(
-            total=sum({part: n for held in parts.values() for part, n in held.items()}.values()),
-            checkpoints={
-                name: sum(n for part, n in held.items() if holders[part] == 1)
-                for name, held in parts.items()
-            },
-        )
-
-    async def delete_checkpoint(self, caller: Caller, checkpoint_id: str) -> None:
-        await self._manifest(caller, checkpoint_id)
-        if self._reading.get(checkpoint_id):
-            raise Conflict(
-                f"Checkpoint {checkpoint_id} is being resumed.",
-                hint="Try again when that is done.",
-            )
-        await asyncio.to_thread(self.store.delete, checkpoint_id)
-        await self.engine.discard(checkpoint_id)
-
-    async def preflight(self, caller: Caller, checkpoint_id: str) -> PreflightReport:
-        """Whether it could be resumed here with the mounts and limits it was saved with."""
-        manifest = await self._manifest(caller, checkpoint_id)
-        saved = manifest.checkpoint
-        return await self._preflight(manifest, saved.mounts, saved.limits)
-
-    async def verify(self, caller: Caller, checkpoint_id: str, on_event: OnEvent) -> VerifyReport:
-        manifest = await self._manifest(caller, checkpoint_id)
-        with self._read_lock(checkpoint_id):
-            return await self._verify(manifest, on_event)
-
-    async def _verify(self, manifest: Manifest, on_event: OnEvent) -> VerifyReport:
-        checkpoint_id = manifest.checkpoint.id
-        report = await asyncio.to_thread(
-            self.store.verify, manifest, self._reporter("verify", on_event)
-        )
-        problems = list(report.problems)
-        size = 0
-        try:
-            tree = await self.engine.snapshot_tree(checkpoint_id)
-            digest, size = await asyncio.to_thread(tree_digest, tree)
-        except (OSError, CheckpointsError) as error:
-            problems.append(f"files of the container: {error}")
-        else:
-            if digest != manifest.tree_digest:
-                problems.append("files of the container: not what was saved")
-        return VerifyReport(
-            id=checkpoint_id,
-            ok=not problems,
-            problems=problems,
-            bytes_read=report.bytes_read + size,
-        )
-
-    async def _require_intact(self, manifest: Manifest, on_event: OnEvent) -> None:
-        on_event(Event(event="progress", stage="verify"))
-        report = await self._verify(manifest, on_event)
-        if not report.ok:
-            raise CheckpointDamaged(
-                f"Checkpoint {manifest.checkpoint.id} is damaged; nothing was changed.",
-                reason="; ".join(report.problems[:5]),
-                hint="Resume another checkpoint, and delete this one.",
-            )
-
-    async def _preflight(
-        self, manifest: Manifest, mounts: list[Mount], limits: Limits
-    ) -> PreflightReport:
-        def look() -> list[Finding]:
-            files: list[criu.OpenFile] = []
-            if manifest.checkpoint.mode == "process" and mounts:
-                try:
-                    files = criu.open_files(self.store.images(manifest.checkpoint.id))
-                except (OSError, ValueError):
-                    files = []  # damage is for verify to name
-            return preflight.check(
-                manifest,
-                here=self.facts,
-                image_root=self.images.rootfs,
-                mounts=mounts,
-                limits=limits,
-                files=files,
-            )
-
-        findings = await asyncio.to_thread(look)
-        return PreflightReport(
-            ok=not any(f.severity == "block" for f in findings), findings=findings
-        )
-
     # -- images --------------------------------------------------------------------------------
 
     async def list_images(self) -> list[ImageModel]:
@@ -747,7 +449,7 @@ class KernelService:
     async def remove_image(self, ref: str) -> None:
         """Remove an image that no kernel runs in and no checkpoint needs."""
         in_use = {k.record.image_digest for k in self._kernels.values()}
-        manifests = await asyncio.to_thread(self.store.list)
+        manifests = await asyncio.to_thread(self.checkpoints.store.list)
         in_use.update(m.checkpoint.image_digest for m in manifests)
         await asyncio.to_thread(self.images.remove, ref, in_use=in_use)
 
@@ -761,16 +463,7 @@ class KernelService:
             )
         return kernel
 
-    async def _manifest(self, caller: Caller, checkpoint_id: str) -> Manifest:
-        manifest = await asyncio.to_thread(self.store.load, checkpoint_id)
-        if not caller.owns(manifest.checkpoint.uid):
-            raise NotFound(
-                f"There is no checkpoint {checkpoint_id}.",
-                hint="`jupyter checkpoints list` lists them.",
-            )
-        return manifest
-
-    async def _record(self, caller: Caller, request: StartRequest, mounts: list[Mount]) -> _Record:
+    async def _record(self, caller: Caller, request: StartRequest, mounts: list[Mount]) -> Record:
         if not request.argv or not request.key:
             raise InvalidRequest(
                 "A kernel needs an argument vector and a key.",
@@ -779,37 +472,37 @@ class KernelService:
         image = await asyncio.to_thread(self.images.resolve, request.image)
         if request.cwd and not os.path.isabs(request.cwd):
             raise InvalidRequest("The working directory must be an absolute path.")
-        return _Record(
+        return Record(
             request=request,
             uid=caller.uid,
-            created=_now(),
+            created=now(),
             image=image.name,
             image_digest=image.digest,
             argv=request.argv,
-            env=_checked_env({**image.env, **request.env}),
+            env=checked_env({**image.env, **request.env}),
             cwd=request.cwd or image.cwd,
-            hostname=_hostname(request.kernel_id),
+            hostname=hostname_of(request.kernel_id),
             limits=self._limits(request.limits, self.default_limits),
             mounts=mounts,
-            connection=_connection(request.key, request.kernel_name),
+            connection=connection_of(request.key, request.kernel_name),
         )
 
     def _record_from(
         self, caller: Caller, request: StartRequest, manifest: Manifest, mounts: list[Mount]
-    ) -> _Record:
+    ) -> Record:
         saved = manifest.checkpoint
-        return _Record(
+        return Record(
             request=msgspec.structs.replace(
                 request, mode=saved.mode, kernel_name=request.kernel_name or saved.kernel_name
             ),
             uid=caller.uid,
-            created=_now(),
+            created=now(),
             image=saved.image,
             image_digest=saved.image_digest,
             argv=saved.argv,
             env=manifest.env,
             cwd=manifest.cwd,
-            hostname=manifest.hostname or _hostname(request.kernel_id),
+            hostname=manifest.hostname or hostname_of(request.kernel_id),
             limits=self._limits(request.limits, saved.limits),
             mounts=mounts,
             connection=manifest.connection,
@@ -839,7 +532,7 @@ class KernelService:
             limits=record.limits,
             connection_file=msgspec.json.encode(inside).decode(),
             iopub_port=connection.iopub_port,
-            ports=list(_ports(connection)),
+            ports=list(ports_of(connection)),
         )
 
     async def _running(self, kernel: _Kernel) -> None:
@@ -857,7 +550,7 @@ class KernelService:
         async with kernel.changed:
             kernel.changed.notify_all()
 
-    def _write(self, record: _Record) -> None:
+    def _write(self, record: Record) -> None:
         directory = self.layout.kernel(record.request.kernel_id)
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         temporary = directory / "record.tmp"
@@ -874,23 +567,6 @@ class KernelService:
 
     def _changing(self, kernel: _Kernel, kernel_id: str) -> _Changing:
         return _Changing(kernel, kernel_id)
-
-    def _read_lock(self, checkpoint_id: str) -> _Reading:
-        return _Reading(self._reading, checkpoint_id)
-
-    def _reporter(self, stage: str, on_event: OnEvent) -> Progress:
-        """A callback for threads that reports at most ten times a second."""
-        last = 0.0
-
-        def report(done: int, total: int) -> None:
-            nonlocal last
-            now = time.monotonic()
-            if now - last >= 0.1 or done == total:
-                last = now
-                event = Event(event="progress", stage=stage, done=done, total=total)
-                self._loop.call_soon_threadsafe(on_event, event)
-
-        return report
 
     def _model(self, kernel: _Kernel, memory: int | None = None) -> KernelModel:
         record = kernel.record
@@ -957,81 +633,3 @@ class _Changing:
 
     async def __aexit__(self, *_: object) -> None:
         self.kernel.lock.release()
-
-
-class _Reading:
-    """Counts who reads a checkpoint, so that it is not deleted under them."""
-
-    def __init__(self, counts: dict[str, int], checkpoint_id: str) -> None:
-        self.counts, self.id = counts, checkpoint_id
-
-    def __enter__(self) -> None:
-        self.counts[self.id] = self.counts.get(self.id, 0) + 1
-
-    def __exit__(self, *_: object) -> None:
-        self.counts[self.id] -= 1
-        if not self.counts[self.id]:
-            del self.counts[self.id]
-
-
-def _now() -> str:
-    return datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds")
-
-
-def _hostname(kernel_id: str) -> str:
-    return f"kernel-{kernel_id[:12]}"
-
-
-def _connection(key: str, kernel_name: str) -> ConnectionInfo:
-    return ConnectionInfo(ip="", key=key, kernel_name=kernel_name, **PORTS)  # type: ignore[arg-type]
-
-
-def _ports(connection: ConnectionInfo) -> tuple[int, ...]:
-    return tuple(getattr(connection, name) for name in PORTS)
-
-
-def _checked_env(env: dict[str, str]) -> dict[str, str]:
-    for name, value in env.items():
-        if not name or "=" in name or "\0" in name or "\0" in value:
-            raise InvalidRequest(f"{name!r} cannot be the name of an environment variable.")
-    if sum(len(n) + len(v) for n, v in env.items()) > 512 * 1024:
-        raise InvalidRequest("The environment is larger than 512 KiB.")
-    return env
-
-
-def _checked_mounts(mounts: list[Mount]) -> list[Mount]:
-    """Absolute, plain, existing, and not where the container or the agent has its own."""
-    targets = set()
-    for mount in mounts:
-        for path in (mount.source, mount.target):
-            if not os.path.isabs(path) or "\0" in path or os.path.normpath(path) != path:
-                raise InvalidRequest(
-                    f"{path!r} cannot be mounted.",
-                    reason="A mount needs absolute paths without `.`, `..` or a slash at the end.",
-                )
-        if mount.target == "/" or any(
-            mount.target == r or mount.target.startswith(r + "/") for r in _RESERVED
-        ):
-            raise InvalidRequest(f"Nothing can be mounted at {mount.target}.")
-        if mount.target in targets:
-            raise InvalidRequest(f"Two mounts have the same target: {mount.target}.")
-        targets.add(mount.target)
-        if not os.path.exists(mount.source):
-            raise InvalidRequest(
-                f"{mount.source} cannot be mounted.", reason="It does not exist on this host."
-            )
-    return mounts
-
-
-def _from_os_error(
-    error: OSError, message: str = "The kernel could not be saved; it goes on running."
-) -> CheckpointsError:
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        from ..errors import InsufficientResources
-
-        return InsufficientResources(
-            message,
-            reason="The disk is full.",
-            hint="Free some space, or delete checkpoints.",
-        )
-    return SaveFailed(message, reason=str(error))

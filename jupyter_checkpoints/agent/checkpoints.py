@@ -1,0 +1,348 @@
+"""The agent's checkpoints: list, change, copy, carry, check, verify and delete them.
+
+Every method is called with the :class:`~.records.Caller`; a checkpoint of somebody else does not
+exist for them (``NotFound``). Making one, and continuing from one, is :mod:`.kernels`' part.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import time
+import uuid
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from tempfile import TemporaryFile
+from typing import IO
+
+import msgspec
+from blake3 import blake3
+
+from ..errors import (
+    CheckpointDamaged,
+    CheckpointsError,
+    Conflict,
+    InsufficientResources,
+    NotAllowed,
+    NotFound,
+)
+from ..layout import Layout
+from ..models import (
+    CheckpointModel,
+    CheckpointPatch,
+    CopyRequest,
+    Event,
+    Finding,
+    HostFacts,
+    Limits,
+    Mount,
+    PreflightReport,
+    Usage,
+    VerifyReport,
+)
+from ..store.store import Manifest, Notes, Progress, Store
+from ..store.tree import tree_digest
+from . import archive, criu, preflight
+from .engines.engine import Engine
+from .images import ImageStore
+from .records import Caller, OnEvent, from_os_error, now
+
+
+class CheckpointService:
+    """See the module. ``engine`` is set by the agent's start, before anybody is served."""
+
+    engine: Engine
+
+    def __init__(
+        self,
+        *,
+        layout: Layout,
+        images: ImageStore,
+        store: Store,
+        facts: HostFacts,
+        max_archive: int = 1 << 40,
+    ) -> None:
+        self.layout = layout
+        self.images = images
+        self.store = store
+        self.facts = facts
+        self.max_archive = max_archive
+        #: How many operations read a checkpoint: it is not deleted meanwhile.
+        self._reading: Counter[str] = Counter()
+        self._loop = asyncio.get_running_loop()
+
+    async def all(
+        self, caller: Caller, kernel: str = "", runtime: str = ""
+    ) -> list[CheckpointModel]:
+        manifests = await asyncio.to_thread(self.store.list)
+        return [
+            m.checkpoint
+            for m in manifests
+            if caller.owns(m.checkpoint.uid)
+            and kernel in ("", m.checkpoint.kernel_id)
+            and runtime in ("", m.checkpoint.runtime)
+        ]
+
+    async def show(self, caller: Caller, checkpoint_id: str) -> CheckpointModel:
+        return (await self.manifest(caller, checkpoint_id)).checkpoint
+
+    async def change(
+        self, caller: Caller, checkpoint_id: str, patch: CheckpointPatch
+    ) -> CheckpointModel:
+        """Name, pin or touch a checkpoint."""
+        await self.manifest(caller, checkpoint_id)
+
+        def change(notes: Notes) -> Notes:
+            return Notes(
+                name=notes.name if patch.name is None else patch.name,
+                pinned=notes.pinned if patch.pinned is None else patch.pinned,
+                touched=now() if patch.touch else notes.touched,
+            )
+
+        await asyncio.to_thread(self.store.annotate, checkpoint_id, change)
+        return await self.show(caller, checkpoint_id)
+
+    async def copy(
+        self, caller: Caller, checkpoint_id: str, request: CopyRequest
+    ) -> CheckpointModel:
+        """A checkpoint of another runtime with the same data, independent of this one."""
+        source = await self.manifest(caller, checkpoint_id)
+        model = msgspec.structs.replace(
+            source.checkpoint,
+            id=str(uuid.uuid4()),
+            uid=caller.uid,
+            created=now(),
+            trigger="remix",
+            runtime=request.runtime,
+            name=request.name,
+            parent=checkpoint_id,
+            stopped=False,
+            pinned=False,
+            touched="",
+        )
+        with self.reading(checkpoint_id):
+            try:
+                await self.engine.copy_snapshot(checkpoint_id, model.id)
+                await self.engine.snapshot_durable(model.id)
+                manifest = msgspec.structs.replace(source, checkpoint=model)
+                await asyncio.to_thread(self.store.clone, checkpoint_id, manifest)
+            except BaseException as error:
+                await self.engine.discard(model.id)
+                if isinstance(error, OSError):
+                    raise from_os_error(error, "The checkpoint could not be copied.") from error
+                raise
+        return model
+
+    async def export(self, caller: Caller, checkpoint_id: str) -> tuple[str, archive.Export]:
+        """A checkpoint as an archive, to be opened and read in a thread; and a tag of its content.
+
+        The caller holds :meth:`reading` meanwhile.
+        """
+        manifest = await self.manifest(caller, checkpoint_id)
+        tree = await self.engine.snapshot_tree(checkpoint_id)
+        images = await asyncio.to_thread(self.store.images, checkpoint_id)
+        key = await asyncio.to_thread(archive.store_key, self.layout.archive_key)
+        tag = blake3(msgspec.json.encode(manifest)).hexdigest()[:32]
+        return tag, archive.Export(manifest, images.parent, tree.parent, key)
+
+    @contextmanager
+    def reading(self, checkpoint_id: str) -> Iterator[None]:
+        """While it is held the checkpoint is not deleted."""
+        self._reading[checkpoint_id] += 1
+        try:
+            yield
+        finally:
+            self._reading[checkpoint_id] -= 1
+
+    def incoming(self, size: int) -> IO[bytes]:
+        """A file for an archive of ``size`` bytes, gone when it is closed. Blocking.
+
+        Raises
+        ------
+        InsufficientResources
+            If that is more than this agent takes, or than the disk has.
+        """
+        free = shutil.disk_usage(self.layout.data_dir).free
+        # Once as it comes, once unpacked.
+        if size > self.max_archive or 2 * size > free:
+            raise InsufficientResources(
+                "The archive is too large for this host.",
+                reason=f"It has {size} bytes; at most {self.max_archive} are taken, and twice "
+                f"as much has to be free: {free} bytes are.",
+            )
+        self.layout.incoming.mkdir(mode=0o700, exist_ok=True)
+        return TemporaryFile(dir=self.layout.incoming)
+
+    async def import_archive(
+        self, caller: Caller, file: IO[bytes], *, runtime: str, trusted: bool
+    ) -> CheckpointModel:
+        """Make a checkpoint of an archive; ``trusted``: whoever wrote it. It gets a new id."""
+        if trusted and caller.uid != 0:
+            raise NotAllowed("Only root can vouch for an archive of somebody else.")
+        key = await asyncio.to_thread(archive.store_key, self.layout.archive_key)
+        size = os.fstat(file.fileno()).st_size
+        arrived = await asyncio.to_thread(
+            archive.Import, file, key, trusted=trusted, max_bytes=size
+        )
+        saved = arrived.manifest
+        model = msgspec.structs.replace(
+            saved.checkpoint,
+            id=str(uuid.uuid4()),
+            uid=caller.uid,
+            created=now(),
+            trigger="import",
+            runtime=runtime or saved.checkpoint.runtime,
+            host=msgspec.structs.replace(saved.checkpoint.host, pool=self.facts.pool),
+            parent="",
+            stopped=False,
+            pinned=False,
+            touched="",
+        )
+        staging = await asyncio.to_thread(self.store.begin, model.id, size)
+        try:
+            await asyncio.to_thread(arrived.unpack_images, staging.images)
+            await self.engine.make_snapshot(model.id, arrived.unpack_tree)
+            tree = await self.engine.snapshot_tree(model.id)
+            files = await asyncio.to_thread(staging.seal)
+            digest, files_size = await asyncio.to_thread(tree_digest, tree)
+            if files != saved.files or digest != saved.tree_digest:
+                raise CheckpointDamaged(
+                    "The archive is damaged; nothing was kept.",
+                    reason="its content is not what its manifest says",
+                    hint="Make it again with `jupyter checkpoints export`.",
+                )
+            model = msgspec.structs.replace(model, files_size=files_size)
+            await self.engine.snapshot_durable(model.id)
+            manifest = msgspec.structs.replace(saved, checkpoint=model)
+            await asyncio.to_thread(staging.commit, manifest)
+        except BaseException as error:
+            await self.engine.discard(model.id)
+            await asyncio.to_thread(staging.abandon)
+            if isinstance(error, OSError):
+                raise from_os_error(error, "The archive could not be imported.") from error
+            raise
+        return model
+
+    async def usage(self, caller: Caller) -> Usage:
+        """What the caller's checkpoints hold. Files of containers are counted as at their save."""
+        manifests = await asyncio.to_thread(self.store.list)
+        owned = [m for m in manifests if caller.owns(m.checkpoint.uid)]
+        return await asyncio.to_thread(self._usage, owned)
+
+    def _usage(self, manifests: list[Manifest]) -> Usage:
+        parts: dict[str, dict[tuple[int, int] | str, int]] = {}
+        for manifest in manifests:
+            files = self.store.held(manifest.checkpoint.id)
+            # Copies share their snapshots' data: one part for all that have the same tree.
+            tree = (manifest.tree_digest, manifest.checkpoint.files_size)
+            parts[manifest.checkpoint.id] = dict([*files.items(), tree])
+        holders = Counter(part for held in parts.values() for part in held)
+        return Usage(
+            total=sum({part: n for held in parts.values() for part, n in held.items()}.values()),
+            checkpoints={
+                name: sum(n for part, n in held.items() if holders[part] == 1)
+                for name, held in parts.items()
+            },
+        )
+
+    async def delete(self, caller: Caller, checkpoint_id: str) -> None:
+        await self.manifest(caller, checkpoint_id)
+        if self._reading[checkpoint_id]:
+            raise Conflict(
+                f"Checkpoint {checkpoint_id} is being resumed.",
+                hint="Try again when that is done.",
+            )
+        await asyncio.to_thread(self.store.delete, checkpoint_id)
+        await self.engine.discard(checkpoint_id)
+
+    async def preflight(self, caller: Caller, checkpoint_id: str) -> PreflightReport:
+        """Whether it could be resumed here with the mounts and limits it was saved with."""
+        manifest = await self.manifest(caller, checkpoint_id)
+        saved = manifest.checkpoint
+        return await self.check(manifest, saved.mounts, saved.limits)
+
+    async def verify(self, caller: Caller, checkpoint_id: str, on_event: OnEvent) -> VerifyReport:
+        manifest = await self.manifest(caller, checkpoint_id)
+        with self.reading(checkpoint_id):
+            return await self._verify(manifest, on_event)
+
+    async def _verify(self, manifest: Manifest, on_event: OnEvent) -> VerifyReport:
+        checkpoint_id = manifest.checkpoint.id
+        report = await asyncio.to_thread(
+            self.store.verify, manifest, self.reporter("verify", on_event)
+        )
+        problems = list(report.problems)
+        size = 0
+        try:
+            tree = await self.engine.snapshot_tree(checkpoint_id)
+            digest, size = await asyncio.to_thread(tree_digest, tree)
+        except (OSError, CheckpointsError) as error:
+            problems.append(f"files of the container: {error}")
+        else:
+            if digest != manifest.tree_digest:
+                problems.append("files of the container: not what was saved")
+        return VerifyReport(
+            id=checkpoint_id,
+            ok=not problems,
+            problems=problems,
+            bytes_read=report.bytes_read + size,
+        )
+
+    async def require_intact(self, manifest: Manifest, on_event: OnEvent) -> None:
+        on_event(Event(event="progress", stage="verify"))
+        report = await self._verify(manifest, on_event)
+        if not report.ok:
+            raise CheckpointDamaged(
+                f"Checkpoint {manifest.checkpoint.id} is damaged; nothing was changed.",
+                reason="; ".join(report.problems[:5]),
+                hint="Resume another checkpoint, and delete this one.",
+            )
+
+    async def check(
+        self, manifest: Manifest, mounts: list[Mount], limits: Limits
+    ) -> PreflightReport:
+        def look() -> list[Finding]:
+            files: list[criu.OpenFile] = []
+            if manifest.checkpoint.mode == "process" and mounts:
+                try:
+                    files = criu.open_files(self.store.images(manifest.checkpoint.id))
+                except (OSError, ValueError):
+                    files = []  # damage is for verify to name
+            return preflight.check(
+                manifest,
+                here=self.facts,
+                image_root=self.images.rootfs,
+                mounts=mounts,
+                limits=limits,
+                files=files,
+            )
+
+        findings = await asyncio.to_thread(look)
+        return PreflightReport(
+            ok=not any(f.severity == "block" for f in findings), findings=findings
+        )
+
+    async def manifest(self, caller: Caller, checkpoint_id: str) -> Manifest:
+        manifest = await asyncio.to_thread(self.store.load, checkpoint_id)
+        if not caller.owns(manifest.checkpoint.uid):
+            raise NotFound(
+                f"There is no checkpoint {checkpoint_id}.",
+                hint="`jupyter checkpoints list` lists them.",
+            )
+        return manifest
+
+    def reporter(self, stage: str, on_event: OnEvent) -> Progress:
+        """A callback for threads that reports at most ten times a second."""
+        last = 0.0
+
+        def report(done: int, total: int) -> None:
+            nonlocal last
+            now = time.monotonic()
+            if now - last >= 0.1 or done == total:
+                last = now
+                event = Event(event="progress", stage=stage, done=done, total=total)
+                self._loop.call_soon_threadsafe(on_event, event)
+
+        return report

@@ -1,0 +1,119 @@
+"""What the agent writes down of each kernel, and the checks every request passes first."""
+
+from __future__ import annotations
+
+import datetime
+import errno
+import os
+from collections.abc import Callable
+
+from msgspec import Struct
+
+from ..errors import CheckpointsError, InsufficientResources, InvalidRequest, SaveFailed
+from ..models import (
+    PORTS,
+    ConnectionInfo,
+    Event,
+    KernelState,
+    Limits,
+    Mount,
+    StartRequest,
+)
+
+#: Called on the event loop with each step of a long operation.
+OnEvent = Callable[[Event], None]
+
+#: What a mount may never hide or show: the container's own, and the agent's.
+_RESERVED = ("/proc", "/sys", "/dev", "/run/jupyter", "/.jupyter-checkpoints", "/etc")
+
+
+class Caller(Struct, frozen=True):
+    """Who asks, as the kernel says (SO_PEERCRED)."""
+
+    uid: int
+
+    def owns(self, uid: int) -> bool:
+        return self.uid in (0, uid)
+
+
+class Record(Struct, kw_only=True):
+    """What is known of one kernel; ``record.json`` in its directory."""
+
+    request: StartRequest
+    uid: int
+    created: str
+    image: str
+    image_digest: str
+    argv: list[str]
+    env: dict[str, str]
+    cwd: str
+    hostname: str
+    limits: Limits
+    mounts: list[Mount]
+    connection: ConnectionInfo
+    state: KernelState = "starting"
+    checkpoint: str = ""
+    parent: str = ""
+    """The checkpoint that the next one descends from."""
+    exit_code: int | None = None
+
+
+def now() -> str:
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds")
+
+
+def hostname_of(kernel_id: str) -> str:
+    return f"kernel-{kernel_id[:12]}"
+
+
+def connection_of(key: str, kernel_name: str) -> ConnectionInfo:
+    return ConnectionInfo(ip="", key=key, kernel_name=kernel_name, **PORTS)  # type: ignore[arg-type]
+
+
+def ports_of(connection: ConnectionInfo) -> tuple[int, ...]:
+    return tuple(getattr(connection, name) for name in PORTS)
+
+
+def checked_env(env: dict[str, str]) -> dict[str, str]:
+    for name, value in env.items():
+        if not name or "=" in name or "\0" in name or "\0" in value:
+            raise InvalidRequest(f"{name!r} cannot be the name of an environment variable.")
+    if sum(len(n) + len(v) for n, v in env.items()) > 512 * 1024:
+        raise InvalidRequest("The environment is larger than 512 KiB.")
+    return env
+
+
+def checked_mounts(mounts: list[Mount]) -> list[Mount]:
+    """Absolute, plain, existing, and not where the container or the agent has its own."""
+    targets = set()
+    for mount in mounts:
+        for path in (mount.source, mount.target):
+            if not os.path.isabs(path) or "\0" in path or os.path.normpath(path) != path:
+                raise InvalidRequest(
+                    f"{path!r} cannot be mounted.",
+                    reason="A mount needs absolute paths without `.`, `..` or a slash at the end.",
+                )
+        if mount.target == "/" or any(
+            mount.target == r or mount.target.startswith(r + "/") for r in _RESERVED
+        ):
+            raise InvalidRequest(f"Nothing can be mounted at {mount.target}.")
+        if mount.target in targets:
+            raise InvalidRequest(f"Two mounts have the same target: {mount.target}.")
+        targets.add(mount.target)
+        if not os.path.exists(mount.source):
+            raise InvalidRequest(
+                f"{mount.source} cannot be mounted.", reason="It does not exist on this host."
+            )
+    return mounts
+
+
+def from_os_error(
+    error: OSError, message: str = "The kernel could not be saved; it goes on running."
+) -> CheckpointsError:
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return InsufficientResources(
+            message,
+            reason="The disk is full.",
+            hint="Free some space, or delete checkpoints.",
+        )
+    return SaveFailed(message, reason=str(error))
