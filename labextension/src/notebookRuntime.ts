@@ -176,9 +176,8 @@ export class NotebookRuntime implements INotebookRuntime {
         });
       }
       this._end(checkpoint);
-    } catch (error) {
-      this._fail(asProblem(error));
-      throw error;
+    } finally {
+      this._end('');
     }
   }
 
@@ -272,8 +271,12 @@ export class NotebookRuntime implements INotebookRuntime {
         this._wakeFollowers();
         void this.refresh().then(() => this._end(event.checkpoint ?? ''));
         break;
-      case 'failed':
       case 'resume_failed':
+        // The kernel goes on as it was, or a fresh one does: both can be saved.
+        this._wakeFollowers();
+        this._end('');
+        break;
+      case 'failed':
       case 'kept':
       case 'bad_metadata':
         this._wakeFollowers();

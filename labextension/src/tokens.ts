@@ -99,7 +99,7 @@ export type Availability =
  * What a notebook's button shows.
  *
  * `unavailable`: the server cannot save at all; `unsupported`: this kernel cannot be saved;
- * `failed`: the last save or resume failed.
+ * `failed`: the last save failed.
  */
 export type NotebookState =
   | 'unavailable'
@@ -122,7 +122,7 @@ export interface INotebookRuntime extends IDisposable {
   readonly checkpoints: readonly ICheckpoint[] | null;
   readonly newest: ICheckpoint | null;
   readonly progress: IProgress | null;
-  /** Why the last save, resume or listing failed. */
+  /** Why the last save or listing failed. */
   readonly problem: IProblem | null;
   /** The checkpoint the kernel was last resumed from or saved to, if known. */
   readonly position: string;

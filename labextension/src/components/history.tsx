@@ -193,8 +193,8 @@ function Row(props: {
       : trans.__('%1, shares all but %2', sizeText(whole), sizeText(own));
   const facts = [
     agoText(checkpoint.created, now, trans),
-    triggerText(checkpoint.trigger, trans),
-    size
+    size,
+    triggerText(checkpoint.trigger, trans)
   ].join(' · ');
   return (
     <div
@@ -236,7 +236,7 @@ function Row(props: {
           ) : null}
           {isPosition ? (
             <span className="jp-RuntimeCheckpoints-here">
-              {trans.__('the kernel is here')}
+              {trans.__('goes on from here')}
             </span>
           ) : null}
         </div>

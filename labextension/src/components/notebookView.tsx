@@ -10,7 +10,7 @@ import type {
   IProblem,
   IProgress
 } from '../tokens';
-import { sizeText, stateExplanation, stateLabel } from '../wording';
+import { clockText, sizeText, stateExplanation, stateLabel } from '../wording';
 import type { IPoint, RowAction } from './history';
 import { History } from './history';
 import { ProblemDetails } from './problem';
@@ -105,7 +105,7 @@ export function NotebookView(props: {
                 checked={settings.autosave}
                 onChange={event => actions.setAutosave(event.target.checked)}
               />
-              {trans.__('Autosave, before the kernel is stopped')}
+              {trans.__('Autosave before it stops')}
             </label>
             <button
               type="button"
@@ -196,7 +196,10 @@ function meaning(
     case 'on':
       return trans.__('Nothing is saved yet.');
     case 'asleep':
-      return trans.__('Run any cell to wake the kernel.');
+      return trans.__(
+        'Run any cell to wake the kernel, as it was saved at %1.',
+        runtime.newest ? clockText(runtime.newest.created, now) : ''
+      );
     case 'failed':
     case 'unavailable':
     case 'saved':
