@@ -15,6 +15,7 @@ from queue import Empty
 from typing import Any
 
 from jupyter_client.asynchronous.client import AsyncKernelClient
+from jupyter_client.kernelspec import NoSuchKernel
 from jupyter_client.provisioning.factory import KernelProvisionerFactory
 from jupyter_server.services.kernels.kernelmanager import AsyncMappingKernelManager
 from tornado import web
@@ -53,7 +54,7 @@ class CheckpointKernels(AsyncMappingKernelManager):
         if (
             self.runtimes is None
             or (kernel_id is not None and kernel_id in self)
-            or not self._runs_in_container(name)
+            or not await asyncio.to_thread(self._runs_in_container, name)
         ):
             return await super()._async_start_kernel(kernel_id=kernel_id, path=path, **kwargs)
         kernel_id = kernel_id or self.new_kernel_id(**kwargs)
@@ -94,11 +95,11 @@ class CheckpointKernels(AsyncMappingKernelManager):
         await runtimes.started(kernel_id, plan, resumed=resumed)
 
     def _runs_in_container(self, kernel_name: str) -> bool:
-        """Whether kernels of this kernelspec are ours."""
+        """Whether kernels of this kernelspec are ours. Blocks."""
         try:
             manager: Any = self.kernel_spec_manager
             spec = manager.get_kernel_spec(kernel_name)
-        except Exception:  # the start itself says what is wrong with it
+        except (NoSuchKernel, OSError, ValueError):  # the start says what is wrong with it
             return False
         stanza = spec.metadata.get("kernel_provisioner", {})
         factory = KernelProvisionerFactory.instance(parent=self)
@@ -196,7 +197,7 @@ class CheckpointKernels(AsyncMappingKernelManager):
         """Start a new kernel from a plan's checkpoint; returns its id."""
         assert plan.checkpoint is not None
         name = plan.checkpoint.kernel_name
-        if not self._runs_in_container(name):
+        if not await asyncio.to_thread(self._runs_in_container, name):
             raise ResumeFailed(
                 "The checkpoint could not be resumed.",
                 reason=f"There is no kernelspec {name!r} that runs kernels in containers.",
@@ -265,7 +266,8 @@ class CheckpointKernels(AsyncMappingKernelManager):
     def _client(self, kernel_id: str) -> AsyncKernelClient:
         kernel: Any = self.get_kernel(kernel_id)
         client: AsyncKernelClient = kernel.client(session=kernel.session.clone())
-        client.start_channels()
+        # Without the heartbeat: that would be a thread to start and to wait for.
+        client.start_channels(stdin=False, control=False, hb=False)
         return client
 
 

@@ -18,6 +18,9 @@ from pathlib import Path
 from jupyter_core.paths import jupyter_data_dir
 from msgspec import Struct
 
+#: What places begin with where notebooks are no files.
+NO_FILE = "contents:"
+
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS runtimes (
     runtime TEXT PRIMARY KEY,
@@ -132,7 +135,7 @@ class Registry:
 def place_of(root: str | os.PathLike[str] | None, path: str) -> str:
     """The place of a notebook that contents call ``path``; ``root`` is where they are files."""
     if not root:
-        return "contents:" + path.strip("/")
+        return NO_FILE + path.strip("/")
     return os.path.normpath(os.path.join(os.fspath(root), path.strip("/")))
 
 

@@ -46,6 +46,7 @@ from .models import (
     Trigger,
 )
 from .operations import Operation, Operations, known
+from .registry import NO_FILE as _NO_FILE
 from .registry import Entry, Registry, place_of
 from .retention import Policy, Verdict, prunable
 
@@ -248,15 +249,10 @@ class Runtimes(LoggingConfigurable):
 
     async def settings(self, path: str) -> NotebookSettings:
         """A notebook's settings; those of no settings if it cannot be read or says nonsense."""
-        if not path:
+        notebook = await self._notebook(path)
+        if notebook is None:
             return NotebookSettings()
-        try:
-            model = await ensure_async(self._contents.get(path, content=True, type="notebook"))
-            metadata = model["content"].get("metadata", {})
-        except Exception as error:  # whatever a contents manager raises: there is no notebook
-            self.log.debug("No notebook at %s: %s", path, error)
-            return NotebookSettings()
-        settings, problem = read_settings(metadata)
+        settings, problem = read_settings(_dictionary(notebook.get("metadata")))
         if problem != self._told.get(path, ""):
             self._told[path] = problem
             if problem:
@@ -269,6 +265,25 @@ class Runtimes(LoggingConfigurable):
                     reason=problem,
                 )
         return settings
+
+    async def _notebook(self, path: str) -> dict[str, Any] | None:
+        """A notebook's content; ``None`` if there is none that can be read.
+
+        A file is read as it is: contents managers would look up the trust of each cell.
+        """
+        if not path:
+            return None
+        place = self._place(path)
+        if not place.startswith(_NO_FILE):
+            notebook = await asyncio.to_thread(_read_file, place)
+            if notebook is not None:
+                return notebook
+        try:
+            model = await ensure_async(self._contents.get(path, content=True, type="notebook"))
+        except Exception as error:  # whatever a contents manager raises: there is no notebook
+            self.log.debug("No notebook at %s: %s", path, error)
+            return None
+        return _dictionary(model["content"])
 
     async def runtime_of(self, path: str, settings: NotebookSettings | None = None) -> str:
         """The runtime of an enabled notebook, given to it now if it has none; else empty.
@@ -312,14 +327,14 @@ class Runtimes(LoggingConfigurable):
 
     async def _claims(self, owner: Entry) -> bool:
         """Whether the notebook of this entry is there and still says so."""
-        if owner.place.startswith("contents:"):
-            settings = await self.settings(owner.place.removeprefix("contents:"))
-            found = settings.enabled
+        if owner.place.startswith(_NO_FILE):
+            notebook = await self._notebook(owner.place.removeprefix(_NO_FILE))
         else:
-            metadata = await asyncio.to_thread(_metadata_of_file, owner.place)
-            found = metadata is not None
-            settings, _ = read_settings(metadata or {})
-        return found and settings.runtime in ("", owner.runtime, owner.carried)
+            notebook = await asyncio.to_thread(_read_file, owner.place)
+        if notebook is None:
+            return False
+        settings, _ = read_settings(_dictionary(notebook.get("metadata")))
+        return settings.runtime in ("", owner.runtime, owner.carried)
 
     def _begin_seed(self, owner: Entry, entry: Entry, path: str) -> None:
         # Not under the lock: saving the original asks for its runtime as well.
@@ -465,8 +480,8 @@ class Runtimes(LoggingConfigurable):
 
     def path_of(self, place: str) -> str:
         """What the contents call a place; empty if they have none for it."""
-        if place.startswith("contents:"):
-            return place.removeprefix("contents:")
+        if place.startswith(_NO_FILE):
+            return place.removeprefix(_NO_FILE)
         root = getattr(self._contents, "root_dir", "")
         if not root:
             return ""
@@ -572,19 +587,16 @@ class Runtimes(LoggingConfigurable):
                 self.notices[kernel_id] = f"{text}\n{problem}\n\n"
 
     async def _on_resume_cells(self, path: str) -> list[str]:
-        if not path:
-            return []
-        try:
-            model = await ensure_async(self._contents.get(path, content=True, type="notebook"))
-            return [
-                cell["source"]
-                for cell in model["content"]["cells"]
-                if cell["cell_type"] == "code"
-                and ON_RESUME_TAG in cell.get("metadata", {}).get("tags", [])
-            ]
-        except Exception as error:  # no notebook, no cells
-            self.log.debug("No cells of %s: %s", path, error)
-            return []
+        notebook = await self._notebook(path)
+        cells = notebook.get("cells") if notebook is not None else None
+        codes = []
+        for cell in map(_dictionary, cells if isinstance(cells, list) else []):
+            tags = _dictionary(cell.get("metadata")).get("tags")
+            if cell.get("cell_type") == "code" and isinstance(tags, list) and ON_RESUME_TAG in tags:
+                # In files the source may be a list of lines.
+                source = cell.get("source", "")
+                codes.append(source if isinstance(source, str) else "".join(map(str, source)))
+        return codes
 
     def ended(self, kernel_id: str) -> None:
         """The kernel is no more."""
@@ -1066,13 +1078,18 @@ class Runtimes(LoggingConfigurable):
         task.add_done_callback(self._tasks.discard)
 
 
-def _metadata_of_file(place: str) -> dict[str, Any] | None:
-    """The metadata of a notebook file; ``None`` if there is none. Blocking."""
+def _read_file(place: str) -> dict[str, Any] | None:
+    """The content of a notebook file; ``None`` if there is none. Blocking."""
     try:
-        metadata = json.loads(Path(place).read_bytes()).get("metadata", {})
-    except (OSError, ValueError, AttributeError):
+        content = json.loads(Path(place).read_bytes())
+    except (OSError, ValueError, RecursionError):
         return None
-    return metadata if isinstance(metadata, dict) else {}
+    return content if isinstance(content, dict) else None
+
+
+def _dictionary(value: Any) -> dict[str, Any]:
+    """What users write into files is not always what it should be."""
+    return value if isinstance(value, dict) else {}
 
 
 def _not_enabled(path: str) -> Conflict:

@@ -262,3 +262,46 @@ async def test_archives(server: Server) -> None:
         refused = await http.post("archives", content=b"x", headers={"Authorization": "token x"})
         assert refused.status_code == 403
     assert len(await jupyter.checkpoints(notebook)) == 1
+
+
+BLOCKBUSTER = """
+from blockbuster import BlockBuster
+
+blocking = BlockBuster(scanned_modules=["jupyter_checkpoints"])
+for name, function in blocking.functions.items():
+    # Jupyter Server itself looks at local files, at its sessions and at notebooks' signatures
+    # like this, also where we only call it.
+    function.can_block_in(
+        "sessions/sessionmanager.py", ["list_sessions", "get_session", "update_session"]
+    )
+    function.can_block_in("contents/manager.py", ["mark_trusted_cells", "check_and_sign"])
+    function.can_block_in("contents/filemanager.py", ["get", "save"])
+    if not name.startswith("os."):
+        function.activate()
+"""
+
+
+async def test_nothing_blocks_the_event_loop(server: Server) -> None:
+    """Any call of ours that would block raises, and is in the log."""
+    (server.home / "config" / "jupyter_server_config.py").write_text(BLOCKBUSTER)
+    notebook = server.write("n.ipynb")
+    jupyter = await server.start(
+        "--MappingKernelManager.cull_idle_timeout=6", "--MappingKernelManager.cull_interval=1"
+    )
+    first = await jupyter.open(notebook)
+    await jupyter.run(first, "x = 1")
+    saved = await jupyter.save(first)
+    operation = await jupyter.ours(
+        "POST", f"checkpoints/{saved['id']}/resume", {"kernel_id": first}
+    )
+    ended = await jupyter.finished(operation)
+    assert ended["state"] == "done", str(ended["error"])
+    await jupyter.ours("POST", "remix", {"source": notebook, "target": "copy.ipynb"})
+    for path in ("status", "runtimes", "checkpoints", "usage", "openapi.yaml"):
+        await jupyter.request("GET", f"/jupyter-checkpoints/{path}")
+    await jupyter.request("GET", f"/jupyter-checkpoints/checkpoints/{saved['id']}/archive")
+    await jupyter.run(first, "x = 2")
+    await jupyter.gone(first)
+    assert await jupyter.run(await jupyter.open(notebook), "print(x)") == "2"
+    log = await server.stop()
+    assert "BlockingError" not in log, log[log.index("BlockingError") - 4000 :]
