@@ -80,7 +80,7 @@ class CheckpointsExtension(ExtensionApp):
             kernels=kernels,
             sessions=self.sessions,
         )
-        server.contents_manager.register_pre_save_hook(self.runtimes.before_notebook_is_saved)
+        server.contents_manager.register_pre_save_hook(self.runtimes.notebooks.before_saved)
         self._events.add_listener(schema_id=_CONTENTS_EVENTS, listener=self._contents_changed)
 
     async def _start_jupyter_server_extension(self, serverapp: ServerApp) -> None:
@@ -120,11 +120,11 @@ class CheckpointsExtension(ExtensionApp):
         try:
             match data["action"]:
                 case "copy":
-                    await runtimes.notebook_copied(source, path)
+                    await runtimes.notebooks.copied(source, path)
                 case "rename":
-                    await runtimes.notebook_moved(source, path)
+                    await runtimes.notebooks.moved(source, path)
                 case "delete":
-                    await runtimes.notebook_deleted(path)
+                    await runtimes.notebooks.deleted(path)
         except (asyncio.CancelledError, web.HTTPError):
             raise
         except Exception:

@@ -219,7 +219,7 @@ class RuntimesHandler(Handler):
         for entry in await asyncio.to_thread(runtimes.registry.all):
             found[entry.runtime] = RuntimeModel(
                 runtime=entry.runtime,
-                notebook=runtimes.path_of(entry.place),
+                notebook=runtimes.notebooks.path_of(entry.place),
                 deleted=entry.deleted,
             )
         for checkpoint in checkpoints:  # newest first
@@ -272,8 +272,10 @@ class CheckpointsHandler(Handler):
             if identifier:
                 _checked(identifier)
         if notebook:
-            settings = await self.runtimes.settings(notebook)
-            its_own = await self.runtimes.runtime_of(notebook, settings) or settings.runtime
+            settings = await self.runtimes.notebooks.settings(notebook)
+            its_own = (
+                await self.runtimes.notebooks.runtime_of(notebook, settings) or settings.runtime
+            )
             if not its_own or runtime not in ("", its_own):
                 self.answer([])
                 return
@@ -425,7 +427,7 @@ class ArchivesHandler(Handler):
         notebook = self.get_query_argument("notebook", "")
         if not notebook:
             return ""
-        runtime = await self.runtimes.runtime_of(notebook)
+        runtime = await self.runtimes.notebooks.runtime_of(notebook)
         if not runtime:
             raise NotFound(
                 f"There is no notebook {notebook} with runtime checkpoints switched on.",
@@ -479,7 +481,7 @@ class RemixHandler(Handler):
     async def post(self) -> None:
         """Copy a notebook together with its runtime."""
         body = self.body(RemixBody)
-        copy = await self.runtimes.remix(body.source, body.target, body.checkpoint or "")
+        copy = await self.runtimes.notebooks.remix(body.source, body.target, body.checkpoint or "")
         self.set_header("Location", self._url("checkpoints", copy.id))
         self.answer({"notebook": body.target, "runtime": copy.runtime, "checkpoint": copy}, 201)
 

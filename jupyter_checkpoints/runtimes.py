@@ -9,18 +9,12 @@ what touches checkpoints through the agent's client.
 from __future__ import annotations
 
 import asyncio
-import json
-import os
 import shutil
-import sqlite3
-import uuid
 from collections.abc import Callable, Coroutine
 from datetime import UTC, datetime, timedelta
 from functools import partial
-from pathlib import Path
 from typing import Any, Protocol
 
-from jupyter_core.utils import ensure_async
 from msgspec import Struct
 from traitlets import Bool, Enum, Float, Integer
 from traitlets.config import LoggingConfigurable
@@ -33,30 +27,22 @@ from .errors import (
     NotFound,
     PreflightBlocked,
 )
-from .metadata import NotebookSettings, read_settings, write_settings
+from .event_schemas import PREFLIGHT_EVENT, RUNTIME_EVENT, SAVE_EVENT, error_fields
+from .metadata import NotebookSettings
 from .models import (
     CheckpointModel,
     CheckpointPatch,
     ConnectionInfo,
-    CopyRequest,
     Event,
     KernelPatch,
     Mode,
     SaveRequest,
     Trigger,
 )
+from .notebooks import ON_RESUME_TAG, Notebooks, not_enabled
 from .operations import Operation, Operations, known
-from .registry import NO_FILE as _NO_FILE
-from .registry import Entry, Registry, place_of
+from .registry import Registry
 from .retention import Policy, Verdict, prunable
-
-#: The schemas of our events, see ``events/*.yaml``.
-SAVE_EVENT = "https://schema.jupyter.org/jupyter_checkpoints/save/v1"
-RUNTIME_EVENT = "https://schema.jupyter.org/jupyter_checkpoints/runtime/v1"
-PREFLIGHT_EVENT = "https://schema.jupyter.org/jupyter_checkpoints/preflight/v1"
-
-#: Cells with this tag are run after a resume, before anybody else's.
-ON_RESUME_TAG = "on-resume"
 
 Emit = Callable[[str, dict[str, Any]], None]
 
@@ -200,10 +186,16 @@ class Runtimes(LoggingConfigurable):
         super().__init__(**kwargs)
         self.operations = Operations()
         self.registry = registry or Registry()
+        self.notebooks = Notebooks(
+            parent=self,
+            contents=contents,
+            registry=self.registry,
+            tell=self.tell,
+            save_original=self.save_original,
+        )
         self.stopping = False
         #: What the user is to read in the banner of a kernel, by kernel.
         self.notices: dict[str, str] = {}
-        self._contents = contents
         self._emit = emit
         self._kernels = kernels
         self._sessions = sessions
@@ -211,10 +203,6 @@ class Runtimes(LoggingConfigurable):
         self._saving: dict[str, Operation] = {}
         self._resuming: dict[str, asyncio.Event] = {}
         self._fresh: set[str] = set()
-        self._known: dict[str, Entry] = {}
-        self._told: dict[str, str] = {}
-        self._resolving = asyncio.Lock()
-        self._seeding: dict[str, asyncio.Task[None]] = {}
         self._slots = asyncio.Semaphore(self.max_concurrent_saves)
         self._disk_low = False
         self._tasks: set[asyncio.Task[None]] = set()
@@ -245,258 +233,12 @@ class Runtimes(LoggingConfigurable):
                 reason,
             )
 
-    # -- notebooks ----------------------------------------------------------------------------
-
-    async def settings(self, path: str) -> NotebookSettings:
-        """A notebook's settings; those of no settings if it cannot be read or says nonsense."""
-        notebook = await self._notebook(path)
-        if notebook is None:
-            return NotebookSettings()
-        settings, problem = read_settings(_dictionary(notebook.get("metadata")))
-        if problem != self._told.get(path, ""):
-            self._told[path] = problem
-            if problem:
-                self.log.warning("%s: %s", path, problem)
-                self.tell(
-                    RUNTIME_EVENT,
-                    action="bad_metadata",
-                    notebook=path,
-                    message="Nothing is saved for this notebook: its settings cannot be read.",
-                    reason=problem,
-                )
-        return settings
-
-    async def _notebook(self, path: str) -> dict[str, Any] | None:
-        """A notebook's content; ``None`` if there is none that can be read.
-
-        A file is read as it is: contents managers would look up the trust of each cell.
-        """
-        if not path:
-            return None
-        place = self._place(path)
-        if not place.startswith(_NO_FILE):
-            notebook = await asyncio.to_thread(_read_file, place)
-            if notebook is not None:
-                return notebook
-        try:
-            model = await ensure_async(self._contents.get(path, content=True, type="notebook"))
-        except Exception as error:  # whatever a contents manager raises: there is no notebook
-            self.log.debug("No notebook at %s: %s", path, error)
-            return None
-        return _dictionary(model["content"])
-
-    async def runtime_of(self, path: str, settings: NotebookSettings | None = None) -> str:
-        """The runtime of an enabled notebook, given to it now if it has none; else empty.
-
-        A notebook that carries the id of another one's runtime is a copy of it, unless the other
-        is gone, and gets a runtime of its own that begins with the other's newest checkpoint.
-        """
-        settings = await self.settings(path) if settings is None else settings
-        if not settings.enabled:
-            return ""
-        async with self._resolving:
-            runtime = await self._resolve(path, settings.runtime)
-        await self._seeded(runtime)
-        return runtime
-
-    async def _resolve(self, path: str, carried: str) -> str:
-        place = self._place(path)
-        try:
-            entry = await asyncio.to_thread(self.registry.at, place)
-            if entry is not None and carried in ("", entry.runtime, entry.carried):
-                self._known[place] = entry
-                return entry.runtime
-            owner = await asyncio.to_thread(self.registry.find, carried) if carried else None
-            entry = Entry(runtime=carried or str(uuid.uuid4()), place=place)
-            copied = (
-                owner is not None
-                and owner.place != place
-                and not owner.deleted
-                and await self._claims(owner)
-            )
-            if copied:
-                entry = Entry(runtime=str(uuid.uuid4()), place=place, carried=carried)
-            await asyncio.to_thread(self.registry.put, entry)
-        except (sqlite3.Error, OSError) as error:
-            self.log.warning("%s cannot be used: %s", self.registry.file, error)
-            return carried
-        self._known[place] = entry
-        if copied and owner is not None:
-            self._begin_seed(owner, entry, path)
-        return entry.runtime
-
-    async def _claims(self, owner: Entry) -> bool:
-        """Whether the notebook of this entry is there and still says so."""
-        if owner.place.startswith(_NO_FILE):
-            notebook = await self._notebook(owner.place.removeprefix(_NO_FILE))
-        else:
-            notebook = await asyncio.to_thread(_read_file, owner.place)
-        if notebook is None:
-            return False
-        settings, _ = read_settings(_dictionary(notebook.get("metadata")))
-        return settings.runtime in ("", owner.runtime, owner.carried)
-
-    def _begin_seed(self, owner: Entry, entry: Entry, path: str) -> None:
-        # Not under the lock: saving the original asks for its runtime as well.
-        task = asyncio.create_task(self._seed(owner, entry, path))
-        self._seeding[entry.runtime] = task
-        task.add_done_callback(lambda _: self._seeding.pop(entry.runtime, None))
-
-    async def _seeded(self, runtime: str) -> None:
-        if (task := self._seeding.get(runtime)) is not None:
-            await asyncio.shield(task)
-
-    async def _seed(self, owner: Entry, entry: Entry, path: str) -> None:
-        """Give a copy its first checkpoint, that of the original's state now."""
-        await self._save_original(owner.runtime)
-        copy = None
-        try:
-            async with connect() as agent:
-                newest = await agent.checkpoints(runtime=owner.runtime)
-                if newest:
-                    request = CopyRequest(runtime=entry.runtime)
-                    copy = await agent.copy_checkpoint(newest[0].id, request)
-        except CheckpointsError as error:
-            self.log.warning("%s starts without a checkpoint: %s", path, error)
-        self._remixed(owner, entry, path, copy)
-
-    def _remixed(self, owner: Entry, entry: Entry, path: str, copy: CheckpointModel | None) -> None:
-        self.log.info("%s is a copy with a runtime of its own: %s", path, entry.runtime)
-        self.tell(
-            RUNTIME_EVENT,
-            action="remixed",
-            notebook=path,
-            runtime=entry.runtime,
-            source_runtime=owner.runtime,
-            source_notebook=self.path_of(owner.place),
-            checkpoint=copy.id if copy else "",
-        )
-
-    async def _save_original(self, runtime: str) -> None:
-        """A copy is to go on from what the original is now, not from when it was saved last."""
-        for bound in list(self._bound.values()):
-            if bound.runtime == runtime and self._changed(bound):
-                try:
-                    await self.save(bound.kernel_id, trigger="remix").outcome()
-                except CheckpointsError as error:
-                    self.log.warning("Kernel %s is not saved: %s", bound.kernel_id, error)
-
-    async def remix(self, source: str, target: str, checkpoint_id: str = "") -> CheckpointModel:
-        """Copy a notebook together with a checkpoint; returns the copy's first checkpoint.
-
-        Raises
-        ------
-        NotFound
-            If there is no such notebook or checkpoint.
-        Conflict
-            If the target exists, or the source has no checkpoint.
-        """
-        try:
-            model = await ensure_async(self._contents.get(source, content=True, type="notebook"))
-        except Exception as error:  # whatever a contents manager raises
-            raise NotFound(f"There is no notebook {source}.", reason=str(error)) from error
-        if await ensure_async(self._contents.exists(target)):
-            raise Conflict(f"There is a file {target} already.", hint="Choose another name.")
-        runtime = await self.runtime_of(source)
-        if not runtime:
-            raise _not_enabled(source)
-        await self._save_original(runtime)
-        entry = Entry(runtime=str(uuid.uuid4()), place=self._place(target))
-        async with connect() as agent:
-            if not checkpoint_id:
-                newest = await agent.checkpoints(runtime=runtime)
-                if not newest:
-                    raise Conflict(
-                        f"{source} has no runtime checkpoint yet.",
-                        hint="Start its kernel and save it, then remix.",
-                    )
-                checkpoint_id = newest[0].id
-            elif (await agent.checkpoint(checkpoint_id)).runtime != runtime:
-                raise Conflict("This checkpoint belongs to another notebook's runtime.")
-            copy = await agent.copy_checkpoint(checkpoint_id, CopyRequest(runtime=entry.runtime))
-            try:
-                write_settings(model["content"]["metadata"], runtime=entry.runtime)
-                await asyncio.to_thread(self.registry.put, entry)
-                new = {"type": "notebook", "format": "json", "content": model["content"]}
-                await ensure_async(self._contents.save(new, target))
-            except Exception as error:
-                await agent.delete_checkpoint(copy.id)
-                await asyncio.to_thread(self.registry.forget, entry.runtime)
-                raise Conflict(f"{target} could not be written.", reason=str(error)) from error
-        self._known[entry.place] = entry
-        owner = Entry(runtime=runtime, place=self._place(source))
-        self._remixed(owner, entry, target, copy)
-        return copy
-
-    def before_notebook_is_saved(self, model: dict[str, Any], path: str, **_: Any) -> None:
-        """A pre-save hook: write the notebook's runtime into its metadata. Blocks for nothing."""
-        entry = self._known.get(self._place(path))
-        if entry is None or model.get("type") != "notebook" or not model.get("content"):
-            return
-        metadata = model["content"].get("metadata", {})
-        settings, problem = read_settings(metadata)
-        if problem or not settings.enabled or settings.runtime == entry.runtime:
-            return
-        if settings.runtime in ("", entry.carried):
-            write_settings(metadata, runtime=entry.runtime)
-
-    async def notebook_copied(self, source: str, path: str) -> None:
-        """The contents manager has made a copy: give it a runtime of its own, and write that."""
-        settings = await self.settings(path)
-        if not settings.enabled:
-            return
-        async with self._resolving:
-            place = self._place(path)
-            origin = await asyncio.to_thread(self.registry.at, self._place(source))
-            here = await asyncio.to_thread(self.registry.at, place)
-            if (
-                here is None
-                and origin is not None
-                and settings.runtime in ("", origin.runtime, origin.carried)
-            ):
-                here = Entry(runtime=str(uuid.uuid4()), place=place, carried=settings.runtime)
-                await asyncio.to_thread(self.registry.put, here)
-                self._known[place] = here
-                self._begin_seed(origin, here, path)
-        if here is not None:
-            await self._seeded(here.runtime)
-        if here is not None and here.runtime != settings.runtime:
-            try:
-                model = await ensure_async(self._contents.get(path, content=True))
-                write_settings(model["content"]["metadata"], runtime=here.runtime)
-                await ensure_async(self._contents.save(model, path))
-            except Exception as error:  # the registry knows it; the next save writes it
-                self.log.info("The metadata of %s stays as it is: %s", path, error)
-
-    async def notebook_moved(self, old: str, new: str) -> None:
-        """The contents manager has moved a notebook or a directory."""
-        await asyncio.to_thread(self.registry.move, self._place(old), self._place(new))
-        self._known.clear()
-
-    async def notebook_deleted(self, path: str) -> None:
-        """The contents manager has deleted a notebook or a directory; its grace begins."""
-        await asyncio.to_thread(self.registry.mark_deleted, self._place(path), _now())
-        self._known.clear()
-
-    def path_of(self, place: str) -> str:
-        """What the contents call a place; empty if they have none for it."""
-        if place.startswith(_NO_FILE):
-            return place.removeprefix(_NO_FILE)
-        root = getattr(self._contents, "root_dir", "")
-        if not root:
-            return ""
-        relative = os.path.relpath(place, os.path.normpath(root))
-        return "" if relative.startswith("..") else relative
-
-    def _place(self, path: str) -> str:
-        return place_of(getattr(self._contents, "root_dir", ""), path)
-
     # -- starting -----------------------------------------------------------------------------
 
     async def plan_start(self, path: str, kernel_name: str) -> Plan:
         """How the kernel of a notebook is to be started: afresh, or from its newest checkpoint."""
-        settings = await self.settings(path)
-        runtime = await self.runtime_of(path, settings)
+        settings = await self.notebooks.settings(path)
+        runtime = await self.notebooks.runtime_of(path, settings)
         if not runtime:
             return Plan(path=path)
         fresh = runtime in self._fresh
@@ -566,7 +308,7 @@ class Runtimes(LoggingConfigurable):
             runtime=checkpoint.runtime,
             checkpoint=checkpoint.id,
             in_place=in_place,
-            **_told(error),
+            **error_fields(error),
         )
         if isinstance(error, PreflightBlocked):
             self.tell(
@@ -579,24 +321,12 @@ class Runtimes(LoggingConfigurable):
 
     async def _run_on_resume(self, kernel_id: str, path: str) -> None:
         """Run the cells that are to run after a resume; what they raise is told, not raised."""
-        for number, code in enumerate(await self._on_resume_cells(path), 1):
+        for number, code in enumerate(await self.notebooks.on_resume_cells(path), 1):
             problem = await self._kernels.execute(kernel_id, code, self.on_resume_timeout)
             if problem:
                 text = f"Cell {number} with the tag `{ON_RESUME_TAG}` failed."
                 self.log.warning("%s: %s %s", path, text, problem)
                 self.notices[kernel_id] = f"{text}\n{problem}\n\n"
-
-    async def _on_resume_cells(self, path: str) -> list[str]:
-        notebook = await self._notebook(path)
-        cells = notebook.get("cells") if notebook is not None else None
-        codes = []
-        for cell in map(_dictionary, cells if isinstance(cells, list) else []):
-            tags = _dictionary(cell.get("metadata")).get("tags")
-            if cell.get("cell_type") == "code" and isinstance(tags, list) and ON_RESUME_TAG in tags:
-                # In files the source may be a list of lines.
-                source = cell.get("source", "")
-                codes.append(source if isinstance(source, str) else "".join(map(str, source)))
-        return codes
 
     def ended(self, kernel_id: str) -> None:
         """The kernel is no more."""
@@ -651,7 +381,7 @@ class Runtimes(LoggingConfigurable):
             async with self._slots:
                 bound, settings = await self._current(kernel_id)
                 if bound.path and not settings.enabled:
-                    raise _not_enabled(bound.path)
+                    raise not_enabled(bound.path)
                 facts |= {"notebook": bound.path, "runtime": bound.runtime, "name": name}
                 self.tell(SAVE_EVENT, action="started", **facts)
                 activity = self._kernels.last_activity(kernel_id)
@@ -665,7 +395,7 @@ class Runtimes(LoggingConfigurable):
         except BaseException as error:
             self._taken(operation)
             self.log.warning("Kernel %s was not saved: %s", kernel_id, error)
-            self.tell(SAVE_EVENT, action="failed", **facts, **_told(known(error)))
+            self.tell(SAVE_EVENT, action="failed", **facts, **error_fields(known(error)))
             raise
         bound.checkpoint, bound.seen, bound.dirty = model.id, activity, False
         operation.checkpoint = model.id
@@ -701,8 +431,8 @@ class Runtimes(LoggingConfigurable):
                 hint="Only kernels whose kernelspec runs them in a container can be saved.",
             )
         bound.path = await self._sessions.path_of_kernel(kernel_id) or bound.path
-        settings = await self.settings(bound.path)
-        runtime = await self.runtime_of(bound.path, settings)
+        settings = await self.notebooks.settings(bound.path)
+        runtime = await self.notebooks.runtime_of(bound.path, settings)
         if runtime and runtime != bound.runtime:
             async with connect() as agent:
                 await agent.change_kernel(kernel_id, KernelPatch(runtime=runtime))
@@ -713,7 +443,16 @@ class Runtimes(LoggingConfigurable):
         """Raise ``NotFound`` or ``Conflict`` if saving this kernel cannot even begin."""
         bound, settings = await self._current(kernel_id)
         if bound.path and not settings.enabled:
-            raise _not_enabled(bound.path)
+            raise not_enabled(bound.path)
+
+    async def save_original(self, runtime: str) -> None:
+        """A copy is to go on from what the original is now, not from when it was saved last."""
+        for bound in list(self._bound.values()):
+            if bound.runtime == runtime and self._changed(bound):
+                try:
+                    await self.save(bound.kernel_id, trigger="remix").outcome()
+                except CheckpointsError as error:
+                    self.log.warning("Kernel %s is not saved: %s", bound.kernel_id, error)
 
     def _changed(self, bound: _Bound) -> bool:
         """Whether something may have happened in a kernel since it was saved to, or started."""
@@ -807,7 +546,7 @@ class Runtimes(LoggingConfigurable):
                 action="kept" if keep else "culled",
                 kernel_id=kernel_id,
                 notebook=self._bound[kernel_id].path if kernel_id in self._bound else "",
-                **_told(error),
+                **error_fields(error),
             )
             return not keep
         if self._kernels.last_activity(kernel_id) != before or self._kernels.is_busy(kernel_id):
@@ -928,15 +667,15 @@ class Runtimes(LoggingConfigurable):
         """
         if not path:
             entry = await asyncio.to_thread(self.registry.find, checkpoint.runtime)
-            path = self.path_of(entry.place) if entry is not None else ""
-        runtime = await self.runtime_of(path)
+            path = self.notebooks.path_of(entry.place) if entry is not None else ""
+        runtime = await self.notebooks.runtime_of(path)
         if not runtime:
             if not path:
                 raise Conflict(
                     "This checkpoint belongs to no notebook of this server.",
                     hint="Name the notebook that is to go on from it.",
                 )
-            raise _not_enabled(path)
+            raise not_enabled(path)
         plan = Plan(path=path, runtime=runtime, checkpoint=checkpoint)
         return self.operations.start(
             Operation("resume", partial(self._resume_new, plan), checkpoint=checkpoint.id)
@@ -1052,7 +791,7 @@ class Runtimes(LoggingConfigurable):
             bound.warned = near
 
     async def _look_at_disk(self) -> None:
-        root = getattr(self._contents, "root_dir", "")
+        root = self.notebooks.root
         if not root or not self.danger_disk:
             return
         low = (await asyncio.to_thread(shutil.disk_usage, root)).free < self.danger_disk
@@ -1076,32 +815,3 @@ class Runtimes(LoggingConfigurable):
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
-
-
-def _read_file(place: str) -> dict[str, Any] | None:
-    """The content of a notebook file; ``None`` if there is none. Blocking."""
-    try:
-        content = json.loads(Path(place).read_bytes())
-    except (OSError, ValueError, RecursionError):
-        return None
-    return content if isinstance(content, dict) else None
-
-
-def _dictionary(value: Any) -> dict[str, Any]:
-    """What users write into files is not always what it should be."""
-    return value if isinstance(value, dict) else {}
-
-
-def _not_enabled(path: str) -> Conflict:
-    return Conflict(
-        f"Runtime checkpoints are not switched on for {path}.",
-        hint='Set "enabled": true in `runtime_checkpoints` of the notebook\'s metadata.',
-    )
-
-
-def _told(error: CheckpointsError) -> dict[str, str]:
-    return {"message": error.message, "reason": error.reason, "hint": error.hint}
-
-
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="milliseconds")
