@@ -60,6 +60,8 @@ from .records import (
 
 log = logging.getLogger(__name__)
 
+_ENDED_SECONDS = 20.0
+
 
 class _Kernel:
     def __init__(self, record: Record) -> None:
@@ -187,7 +189,7 @@ class KernelService:
             try:
                 await self._set(kernel, "starting" if manifest is None else "resuming")
                 if manifest is None:
-                    container = await self.engine.start(self._spec(kernel, ""))
+                    container = await self.engine.start(await self._spec(kernel, ""))
                     kernel.pid = container.pid
                 else:
                     await self._resume(kernel, manifest, False, on_event)
@@ -251,7 +253,7 @@ class KernelService:
                 facts=manifest.facts,
             )
             recorded = {m.target for m in checkpoint.mounts}
-            spec = self._spec(kernel, manifest.connection.key)
+            spec = await self._spec(kernel, manifest.connection.key)
             if checkpoint.mode == "process":
                 # A mount that was not there at the save cannot be put into a restored container.
                 spec = msgspec.structs.replace(
@@ -515,7 +517,7 @@ class KernelService:
             pids=wanted.pids if wanted.pids is not None else default.pids,
         )
 
-    def _spec(self, kernel: _Kernel, key: str) -> ContainerSpec:
+    async def _spec(self, kernel: _Kernel, key: str) -> ContainerSpec:
         record = kernel.record
         connection = record.connection
         if key and key != connection.key:
@@ -523,7 +525,7 @@ class KernelService:
         inside = msgspec.structs.replace(connection, ip="0.0.0.0")
         return ContainerSpec(
             kernel_id=record.request.kernel_id,
-            rootfs=self.images.rootfs(record.image_digest),
+            rootfs=await asyncio.to_thread(self.images.rootfs, record.image_digest),
             argv=record.argv,
             env={**record.env, "JUPYTER_CONNECTION_FILE": CONNECTION_FILE},
             cwd=record.cwd,
@@ -604,11 +606,14 @@ class KernelService:
             await asyncio.sleep(min(10.0, max(self.orphan_grace / 4, 0.1)))
             for kernel_id, kernel in list(self._kernels.items()):
                 alone = time.monotonic() - kernel.orphan_since
+                # One that has ended is kept only for whoever wants to know how, or to restart it.
+                ended = kernel.is_in("exited")
+                grace = min(self.orphan_grace, _ENDED_SECONDS) if ended else self.orphan_grace
                 if (
                     kernel.attached == 0
                     and not kernel.record.request.detached
                     and not kernel.lock.locked()
-                    and alone > self.orphan_grace
+                    and alone > grace
                 ):
                     log.warning(
                         "Ending kernel %s: nobody has been attached for %d s", kernel_id, alone

@@ -186,7 +186,7 @@ class Network:
             f"addr replace {link.gateway}/30 dev {link.veth}",
             f"link set {link.veth} up",
         ]
-        if replaces is not None and replaces.veth in _interfaces():
+        if replaces is not None and replaces.veth in await _interfaces():
             commands.insert(0, f"link del {replaces.veth}")
         await self._ip("-batch", "-", stdin="\n".join(commands) + "\n")
 
@@ -196,9 +196,9 @@ class Network:
 
     async def remove(self, link: Link) -> None:
         """Remove the link; nothing happens if it is gone."""
-        if link.veth in _interfaces():
+        if link.veth in await _interfaces():
             await self._quietly("ip", "link", "del", link.veth)
-        if link.namespace in _namespaces():
+        if link.namespace in await _namespaces():
             await self._quietly("ip", "netns", "del", link.namespace)
 
     async def sweep(self, keep: set[str]) -> list[str]:
@@ -206,8 +206,8 @@ class Network:
 
         ``keep`` holds the names of namespaces and interfaces. Called at the agent's start.
         """
-        namespaces = [n for n in _namespaces() if n.startswith(f"{self.prefix}-")]
-        interfaces = [n for n in _interfaces() if n.startswith(self.prefix)]
+        namespaces = [n for n in await _namespaces() if n.startswith(f"{self.prefix}-")]
+        interfaces = [n for n in await _interfaces() if n.startswith(self.prefix)]
         gone = [n for n in namespaces + interfaces if n not in keep]
         for name in gone:
             kind = ("netns",) if name in namespaces else ("link",)
@@ -300,10 +300,12 @@ class Network:
             return ""
 
 
-def _interfaces() -> list[str]:
-    return os.listdir("/sys/class/net")
+async def _interfaces() -> list[str]:
+    return await asyncio.to_thread(os.listdir, "/sys/class/net")
 
 
-def _namespaces() -> list[str]:
-    # ip makes the directory with the first namespace
-    return os.listdir("/run/netns") if os.path.isdir("/run/netns") else []
+async def _namespaces() -> list[str]:
+    try:
+        return await asyncio.to_thread(os.listdir, "/run/netns")
+    except FileNotFoundError:  # ip makes it with the first namespace
+        return []

@@ -16,6 +16,7 @@ from jupyter_checkpoints.client import AgentClient
 from jupyter_checkpoints.layout import Layout
 
 IMAGES = layout.DATA_DIR / "images"
+_PROGRAM = Path(__file__).with_name("watched_agent.py")
 
 
 def wait_until(condition: Callable[[], bool], seconds: float = 30, what: str = "") -> None:
@@ -53,7 +54,7 @@ class Agent:
         """Returns when it answers."""
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
-                [*self.runner, sys.executable, "-m", "jupyter_checkpoints.agent", *self.options],
+                [*self.runner, sys.executable, str(_PROGRAM), *self.options],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -168,6 +169,7 @@ class Agent:
 
     def assert_clean(self) -> None:
         """Nothing of any kernel is left; what is on its way out gets a moment."""
+        assert "BlockingError" not in self.log.read_text(), self.log.read_text()[-4000:]
         try:
             wait_until(lambda: not any(self.leftovers().values()), 15)
         except AssertionError:

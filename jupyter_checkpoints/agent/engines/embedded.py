@@ -97,6 +97,14 @@ def _boot_id() -> str:
     return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
 
 
+def _still_there(state: _State) -> bool:
+    """Whether container and monitor are the processes that were written down."""
+    return (
+        process.start_time(state.pid) == state.pid_start
+        and process.start_time(state.monitor) == state.monitor_start
+    )
+
+
 class EmbeddedEngine(Engine):
     """See :class:`~jupyter_checkpoints.agent.engines.engine.Engine`."""
 
@@ -123,6 +131,7 @@ class EmbeddedEngine(Engine):
         self._tasks: set[asyncio.Task[None]] = set()
         self._spare: subprocess.Popen[bytes] | None = None
         self._spare_lock = asyncio.Lock()
+        self._boot_id = _boot_id()
 
     # -- names ---------------------------------------------------------------------------------
 
@@ -193,12 +202,9 @@ class EmbeddedEngine(Engine):
         if state.index < 0:
             return Adopted(container=None, exit_code=1)
         name = self._name(kernel.id, state.generation)
-        if state.boot_id != _boot_id():
+        if state.boot_id != self._boot_id:
             state.network = False
-        elif (
-            process.start_time(state.pid) == state.pid_start
-            and process.start_time(state.monitor) == state.monitor_start
-        ):
+        elif await asyncio.to_thread(_still_there, state):
             self._watch(kernel)
             if stopped:
                 await self.stop(kernel.id)
@@ -213,7 +219,7 @@ class EmbeddedEngine(Engine):
                 container=Container(pid=state.pid, address=self._link(kernel).address),
                 exit_code=None,
             )
-        code = self._exit_code(kernel)
+        code = await asyncio.to_thread(self._exit_code, kernel)
         await self._destroy(kernel.id, state.generation, keep_network=state.network)
         return Adopted(container=None, exit_code=code)
 
@@ -327,15 +333,13 @@ class EmbeddedEngine(Engine):
             generation=generation,
             network=True,
             pid=pid,
-            pid_start=process.start_time(pid) or 0,
             monitor=child.pid,
-            monitor_start=process.start_time(child.pid) or 0,
-            boot_id=_boot_id(),
+            boot_id=self._boot_id,
             iopub_port=spec.iopub_port,
         )
         # Written down before the old container is ended: whoever dies in between, one of the two
         # is found again.
-        await asyncio.to_thread(self._write_state, kernel.id, state)
+        await asyncio.to_thread(self._write_new, kernel.id, state)
         expected = 0 if activate else await self._switch(kernel, spec, link, source)
         previous = kernel.state.generation
         kernel.state, kernel.child = state, child
@@ -451,13 +455,14 @@ class EmbeddedEngine(Engine):
             if isinstance(error, TimeoutError):
                 raise OperationTimeout(
                     f"The container did not come up within {timeout:.0f} seconds.",
-                    reason=_why(bundle) or "It was ended.",
+                    reason=await asyncio.to_thread(_why, bundle) or "It was ended.",
                     hint="A file lock that another kernel holds is one possible cause.",
                 ) from None
             raise
         if "pid" not in said:
             await asyncio.to_thread(began.wait)
-            raise CommandFailed(command, said.get("status", 255), _why(bundle))
+            why = await asyncio.to_thread(_why, bundle)
+            raise CommandFailed(command, said.get("status", 255), why)
         return began, said["pid"]
 
     # -- resuming ------------------------------------------------------------------------------
@@ -477,9 +482,8 @@ class EmbeddedEngine(Engine):
                 await self._runc("pause", old)
             return await self._launch(kernel, spec, generation, source)
         except BaseException as error:
-            explained = criu.explain(
-                _logs(self._bundle(kernel.id, generation) / "work"), str(error)
-            )
+            work = self._bundle(kernel.id, generation) / "work"
+            explained = criu.explain(await asyncio.to_thread(_logs, work), str(error))
             if kernel.state.generation != generation:
                 await self._destroy(kernel.id, generation)
                 if kernel.state.generation < 0:
@@ -543,7 +547,7 @@ class EmbeddedEngine(Engine):
             else:
                 pause = await self._snapshot(name, snapshot, frozen=hold)
         except BaseException as error:
-            explained = criu.explain(_logs(bundle / "dump"), str(error))
+            explained = criu.explain(await asyncio.to_thread(_logs, bundle / "dump"), str(error))
             await self._recover(kernel, name, checkpoint_id)
             if hold:
                 await self.release(kernel_id)
@@ -714,11 +718,12 @@ class EmbeddedEngine(Engine):
         kernel.running = False
         kernel.ended.set()
         if not kernel.ending:
-            code = self._exit_code(kernel)
-            kernel.teardown = self._later(
-                self._destroy(kernel.id, kernel.state.generation, keep_network=True)
-            )
-            self.on_exit(kernel.id, code)
+            kernel.teardown = self._later(self._tear_down(kernel))
+
+    async def _tear_down(self, kernel: _Kernel) -> None:
+        """Tell of an end that was not our doing, and remove what is left of the container."""
+        self.on_exit(kernel.id, await asyncio.to_thread(self._exit_code, kernel))
+        await self._destroy(kernel.id, kernel.state.generation, keep_network=True)
 
     def _exit_code(self, kernel: _Kernel) -> int:
         path = self._bundle(kernel.id, kernel.state.generation) / "exit.json"
@@ -811,6 +816,11 @@ class EmbeddedEngine(Engine):
             timeout=_START_SECONDS,
             operation=self._operation(name),
         )
+
+    def _write_new(self, kernel_id: str, state: _State) -> None:
+        state.pid_start = process.start_time(state.pid) or 0
+        state.monitor_start = process.start_time(state.monitor) or 0
+        self._write_state(kernel_id, state)
 
     def _write_state(self, kernel_id: str, state: _State) -> None:
         path = self.layout.kernel(kernel_id) / "engine.json"
