@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -27,11 +29,23 @@ def wait_until(condition: Callable[[], bool], seconds: float = 30, what: str = "
         time.sleep(0.01)
 
 
+def free_subnet() -> str:
+    """Addresses that no other agent on this host has: several test sessions may run at once."""
+    routes = json.loads(subprocess.check_output(["ip", "-4", "-j", "route"]) or "[]")
+    taken = {route["dst"].split("/")[0].rsplit(".", 2)[0] for route in routes}
+    free = [f"10.{n}" for n in range(20, 120) if f"10.{n}" not in taken]
+    return f"{random.choice(free)}.0.0/16"
+
+
 class Agent:
     """Starts, stops and kills one agent process; ``options`` are further command line options."""
 
     def __init__(
-        self, root: Path, subnet: str, *options: str, data_dir: Path | None = None
+        self,
+        root: Path,
+        *options: str,
+        data_dir: Path | None = None,
+        subnet: str = "",
     ) -> None:
         self.layout = Layout(data_dir or root / "data", root / "run", IMAGES)
         self.log = root / "agent.log"
@@ -39,7 +53,7 @@ class Agent:
             f"--data-dir={self.layout.data_dir}",
             f"--run-dir={self.layout.run_dir}",
             f"--images-dir={IMAGES}",
-            f"--subnet={subnet}",
+            f"--subnet={subnet or free_subnet()}",
             *options,
         ]
         #: A program that runs the agent, if it is not to be run directly.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import tempfile
 from collections.abc import AsyncIterator, Iterator
@@ -30,18 +29,13 @@ def default_image() -> None:
     ImageStore(IMAGES).ensure_default(lambda stage, message: None)
 
 
-def _subnet(number: int) -> str:
-    """Addresses of their own for each agent of each test session on this host."""
-    return f"10.{128 + (2 * os.getpid() + number) % 100}.0.0/16"
-
-
 @contextmanager
-def running_agent(subnet: str, *options: str, data_dir: Path | None = None) -> Iterator[Agent]:
+def running_agent(*options: str, data_dir: Path | None = None, subnet: str = "") -> Iterator[Agent]:
     """An agent with directories of its own; at its end nothing of any kernel may be left."""
     # Not one of pytest's own directories: a later session would delete it with what is mounted.
     root = Path(tempfile.mkdtemp(prefix="jupyter-checkpoints-test-"))
     root.chmod(0o711)  # as /run is: users get as far as the socket
-    agent = Agent(root, subnet, *options, data_dir=data_dir)
+    agent = Agent(root, *options, data_dir=data_dir, subnet=subnet)
     agent.start()
     try:
         yield agent
@@ -54,7 +48,7 @@ def running_agent(subnet: str, *options: str, data_dir: Path | None = None) -> I
 @pytest.fixture(scope="session")
 def agent(default_image: None) -> Iterator[Agent]:
     """The agent that tests share, named by the environment for everything they start."""
-    with running_agent(_subnet(0)) as agent, pytest.MonkeyPatch.context() as patch:
+    with running_agent() as agent, pytest.MonkeyPatch.context() as patch:
         patch.setenv(SOCKET_ENV, str(agent.socket))
         yield agent
 
@@ -62,7 +56,7 @@ def agent(default_image: None) -> Iterator[Agent]:
 @pytest.fixture
 def private_agent(default_image: None) -> Iterator[Agent]:
     """An agent for one test, which may kill it."""
-    with running_agent(_subnet(1)) as agent:
+    with running_agent() as agent:
         yield agent
 
 

@@ -114,7 +114,7 @@ async def test_a_broken_download_is_resumed(client: AgentClient, saved: Checkpoi
 @pytest.fixture
 def other_agent(default_image: None) -> Iterator[Agent]:
     """The agent of another host, as it were."""
-    with running_agent("10.27.0.0/16") as agent:
+    with running_agent() as agent:
         yield agent
 
 

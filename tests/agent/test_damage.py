@@ -133,7 +133,7 @@ def _small_disk(directory: Path, size: int) -> Iterator[Path]:
 def agent_on_small_disk(tmp_path: Path, default_image: None) -> Iterator[tuple[Agent, Path]]:
     with (
         _small_disk(tmp_path, 1200 * 2**20) as disk,
-        running_agent("10.127.0.0/16", data_dir=disk / "data") as agent,
+        running_agent(data_dir=disk / "data") as agent,
     ):
         yield agent, disk
 

@@ -387,7 +387,7 @@ async def test_a_stopped_kernel_outlives_the_agent(private_agent: Agent) -> None
 
 @pytest.fixture
 def strict_agent(default_image: None) -> Iterator[Agent]:
-    with running_agent("10.126.0.0/16", "--AgentApp.orphan_grace=1") as agent:
+    with running_agent("--AgentApp.orphan_grace=1") as agent:
         yield agent
 
 
@@ -411,7 +411,7 @@ async def test_orphans_are_ended(strict_agent: Agent) -> None:
 
 @pytest.fixture
 def impatient_agent(default_image: None) -> Iterator[Agent]:
-    with running_agent("10.123.0.0/16", "--AgentApp.criu_timeout=2") as agent:
+    with running_agent("--AgentApp.criu_timeout=2") as agent:
         yield agent
 
 
@@ -448,7 +448,7 @@ async def test_what_would_never_end_is_ended(impatient_agent: Agent, tmp_path: P
 
 
 async def test_two_agents_cannot_share_a_directory(private_agent: Agent) -> None:
-    second = Agent(private_agent.layout.run_dir.parent, "10.125.0.0/16")
+    second = Agent(private_agent.layout.run_dir.parent)
     with pytest.raises(AssertionError, match="Another agent serves"):
         second.start()
     assert private_agent.process is not None and private_agent.process.poll() is None
@@ -460,5 +460,5 @@ async def test_addresses_in_use_are_refused(private_agent: Agent, tmp_path: Path
     async with AgentClient(private_agent.socket) as client:
         await client.start_kernel(python_kernel(kernel_id, detached=True))
         with pytest.raises(AssertionError, match="in use on this host"):
-            Agent(tmp_path, subnet).start()
+            Agent(tmp_path, subnet=subnet).start()
         await client.delete_kernel(kernel_id)

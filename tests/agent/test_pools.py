@@ -69,7 +69,7 @@ def disk_kind(disk: Path) -> str:
 
 @pytest.fixture
 def pool_agent(request: pytest.FixtureRequest, disk: Path, default_image: None) -> Iterator[Agent]:
-    with running_agent("10.124.0.0/16", f"--pool={request.param}", data_dir=disk / "d") as agent:
+    with running_agent(f"--pool={request.param}", data_dir=disk / "d") as agent:
         yield agent
 
 

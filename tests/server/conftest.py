@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
@@ -23,10 +22,8 @@ from .servers import Server
 @pytest.fixture(scope="package")
 def agent(default_image: None) -> Iterator[Agent]:
     """The agent of these tests, named by the environment for everything they start."""
-    # Other addresses than those of the agents in tests/agent, which may be there still.
-    subnet = f"10.{28 + os.getpid() % 100}.0.0/16"
     with (
-        running_agent(subnet, "--AgentApp.orphan_grace=5") as agent,
+        running_agent("--AgentApp.orphan_grace=5") as agent,
         pytest.MonkeyPatch.context() as patch,
     ):
         patch.setenv(SOCKET_ENV, str(agent.socket))

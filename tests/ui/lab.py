@@ -119,7 +119,7 @@ def browse(subnet: str, arguments: Sequence[str] = ()) -> int:
     home = Path(tempfile.mkdtemp(prefix="jupyter-checkpoints-lab-"))
     try:
         with (
-            running_agent(subnet, "--AgentApp.orphan_grace=5") as agent,
+            running_agent("--AgentApp.orphan_grace=5", subnet=subnet) as agent,
             running_lab(agent, home) as address,
         ):
             status = subprocess.run(
