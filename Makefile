@@ -6,11 +6,13 @@
 
 PYTHON ?= python3
 BIN := .venv/bin
+# Node is .venv's as well.
+JS := cd labextension && PATH="$(CURDIR)/$(BIN):$$PATH"
 
 .PHONY: lab test lint bench
 .DELETE_ON_ERROR:
 
-lab: .venv/.ready
+lab: .venv/.ready labextension/.ready
 	@sh scripts/lab.sh $(ARGS)
 
 test: .venv/.ready
@@ -19,10 +21,11 @@ test: .venv/.ready
 	@$(MAKE) --no-print-directory lint
 	$(BIN)/python -m pytest $(ARGS)
 
-lint: .venv/.ready
+lint: .venv/.ready labextension/.ready
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(JS) jlpm lint:check
 
 bench: .venv/.ready
 	@$(BIN)/jupyter-checkpoints setup
@@ -31,4 +34,11 @@ bench: .venv/.ready
 # Made again when the dependencies change.
 .venv/.ready: pyproject.toml scripts/venv.sh
 	@PYTHON="$(PYTHON)" sh scripts/venv.sh
+	@touch $@
+
+# The part in the browser; made again when its sources change.
+labextension/.ready: .venv/.ready labextension/package.json labextension/yarn.lock \
+		$(wildcard labextension/src/*.* labextension/src/*/*.* labextension/style/*.* \
+			labextension/schema/*.*) scripts/labextension.sh
+	@sh scripts/labextension.sh
 	@touch $@

@@ -20,6 +20,8 @@ fi
 
 echo "preparing .venv"
 [ -x .venv/bin/python ] || "$PYTHON" -m venv .venv
+# What runs in the browser is built by scripts/labextension.sh, when its sources change.
+export HATCH_JUPYTER_BUILDER_SKIP_NPM=1
 # Dependency groups need pip 25.1.
 .venv/bin/python -m pip install --quiet --disable-pip-version-check --upgrade 'pip>=25.1'
 .venv/bin/python -m pip install --quiet --disable-pip-version-check \

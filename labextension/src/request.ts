@@ -12,6 +12,10 @@ import type {
 /** The server extension's part of the server's address space. */
 const NAMESPACE = 'jupyter-checkpoints';
 
+/** How often a request that does not get through is made, and milliseconds between. */
+const ATTEMPTS = 4;
+const ATTEMPT_INTERVAL = 250;
+
 /** What the server extension says of itself and of its agent. */
 export interface IServerStatus extends IProblem {
   version: string;
@@ -117,8 +121,10 @@ export class CheckpointsApi {
     name?: string;
     mode?: Mode;
   }): Promise<IOperation> {
+    // Who asks twice for the same save gets the one that waits, or at worst another one.
     return this._request<IOperation>('POST', ['checkpoints'], {
-      body: options
+      body: options,
+      again: true
     });
   }
 
@@ -190,33 +196,58 @@ export class CheckpointsApi {
     );
   }
 
+  /** Browsers give requests up when an interface of their host comes or goes, as a kernel's does. */
+  private async _reach(
+    url: string,
+    init: RequestInit,
+    attempts: number
+  ): Promise<Response> {
+    for (;;) {
+      try {
+        return await ServerConnection.makeRequest(
+          url,
+          init,
+          this.serverSettings
+        );
+      } catch (error) {
+        attempts -= 1;
+        if (attempts <= 0) {
+          throw new ServerError(
+            {
+              message: 'The Jupyter server does not answer.',
+              reason: error instanceof Error ? error.message : String(error)
+            },
+            0
+          );
+        }
+        await new Promise(resolve => setTimeout(resolve, ATTEMPT_INTERVAL));
+      }
+    }
+  }
+
   private async _request<T>(
     method: string,
     parts: readonly string[],
-    options: { query?: Record<string, string>; body?: unknown } = {}
+    options: {
+      query?: Record<string, string>;
+      body?: unknown;
+      /** Whether it does no harm if it reaches the server twice. */
+      again?: boolean;
+    } = {}
   ): Promise<T> {
-    const query = URLExt.objectToQueryString({ ...options.query });
-    let response: Response;
-    try {
-      response = await ServerConnection.makeRequest(
-        this._url(parts) + (options.query ? query : ''),
-        {
-          method,
-          ...(options.body === undefined
-            ? {}
-            : { body: JSON.stringify(options.body) })
-        },
-        this.serverSettings
-      );
-    } catch (error) {
-      throw new ServerError(
-        {
-          message: 'The Jupyter server does not answer.',
-          reason: String(error)
-        },
-        0
-      );
+    const query = options.query
+      ? URLExt.objectToQueryString({ ...options.query })
+      : '';
+    const url = this._url(parts) + query;
+    const init: RequestInit = { method };
+    if (options.body !== undefined) {
+      init.body = JSON.stringify(options.body);
     }
+    const response = await this._reach(
+      url,
+      init,
+      method === 'GET' || options.again === true ? ATTEMPTS : 1
+    );
     const text = await response.text();
     let body: unknown = null;
     try {

@@ -47,6 +47,30 @@ describe('CheckpointsApi', () => {
     });
   });
 
+  it('asks again when a request does not get through, if that does no harm', async () => {
+    let attempts = 0;
+    const client = new CheckpointsApi(
+      ServerConnection.makeSettings({
+        fetch: async () => {
+          attempts += 1;
+          if (attempts < 3) {
+            throw new TypeError('Failed to fetch');
+          }
+          return new Response('[]');
+        }
+      })
+    );
+    await expect(client.runtimes()).resolves.toEqual([]);
+    attempts = 0;
+    await expect(
+      client.resume('c1', { kernel_id: 'k1' })
+    ).rejects.toMatchObject({
+      reason: 'Failed to fetch',
+      status: 0
+    });
+    expect(attempts).toBe(1);
+  });
+
   it('returns nothing for an empty answer', async () => {
     const [client, seen] = api(200, '');
     await expect(client.delete('c1')).resolves.toBeNull();

@@ -190,7 +190,7 @@ function Row(props: {
   const size =
     own === undefined || own > 0.9 * whole
       ? sizeText(whole)
-      : trans.__('%1, shares all but %2', sizeText(whole), sizeText(own));
+      : trans.__('%1 (%2 its own)', sizeText(whole), sizeText(own));
   const facts = [
     agoText(checkpoint.created, now, trans),
     size,
@@ -236,7 +236,7 @@ function Row(props: {
           ) : null}
           {isPosition ? (
             <span className="jp-RuntimeCheckpoints-here">
-              {trans.__('goes on from here')}
+              {trans.__('current')}
             </span>
           ) : null}
         </div>

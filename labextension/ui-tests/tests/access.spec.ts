@@ -25,10 +25,10 @@ async function faults(
     .map(({ id, nodes }) => `${id}: ${nodes.map(n => n.html).join('\n')}`);
 }
 
-for (const theme of [
-  'JupyterLab Light',
-  'JupyterLab Dark',
-  'JupyterLab Dark High Contrast'
+for (const [theme, name] of [
+  ['JupyterLab Light', 'light'],
+  ['JupyterLab Dark', 'dark'],
+  ['JupyterLab Dark High Contrast', 'high-contrast']
 ]) {
   test(`is accessible in ${theme}`, async ({ page, tmpPath }, info) => {
     await page.theme.setTheme(theme);
@@ -51,11 +51,7 @@ for (const theme of [
         '.jp-RuntimeCheckpoints-status'
       )
     ).toEqual([]);
-    await picture(
-      page,
-      `theme-${theme.replace(/ /g, '-').toLowerCase()}`,
-      info
-    );
+    await picture(page, name, info);
   });
 }
 

@@ -11,7 +11,18 @@ export const KERNEL = 'checkpoints-python3';
 export const SLEEPY = 'checkpoints-sleepy';
 
 // Sessions and kernels are the server's, not Galata's idea of them: they are what is tested.
-export const test = base.extend({
+export const test = base.extend<{ kernelsEnd: void }>({
+  // What a test leaves running would be in the way of the next.
+  kernelsEnd: [
+    async ({ request, baseURL }, use) => {
+      await use();
+      const kernels = await request.get(`${baseURL}/api/kernels`);
+      for (const { id } of await kernels.json()) {
+        await request.delete(`${baseURL}/api/kernels/${id}`);
+      }
+    },
+    { auto: true }
+  ],
   kernels: null as never,
   sessions: null as never,
   // Tests also open pages that show something else than the launcher.
@@ -149,12 +160,3 @@ export async function picture(
     path: PICTURES ? path.join(PICTURES, file) : info.outputPath(file)
   });
 }
-
-/** End all kernels, and with them what tests left running. */
-test.afterEach(async ({ page, request, baseURL }) => {
-  await page.close();
-  const sessions = await (await request.get(`${baseURL}/api/sessions`)).json();
-  for (const { id } of sessions) {
-    await request.delete(`${baseURL}/api/sessions/${id}`);
-  }
-});
