@@ -100,6 +100,13 @@ class Explanation(Struct, frozen=True):
     reason: str
     hint: str
     disk_full: bool = False
+    passing: bool = False
+    """Something was just under way that will be done in a moment: try again."""
+
+
+#: A client's connection that nobody has accepted yet, a message of the kernel's that nobody has
+#: read yet: so it is while a kernel starts and its clients come.
+_PASSING = re.compile(r"In-flight connection|netlink: The socket has data to read")
 
 
 def explain(log: str, otherwise: str) -> Explanation:
@@ -121,6 +128,12 @@ def explain(log: str, otherwise: str) -> Explanation:
                 hint,
                 disk_full="disk is full" in meaning,
             )
+    if _PASSING.search(text):
+        return Explanation(
+            f"connections of the kernel were just being made (CRIU: {_first(errors)})",
+            "Try again in a moment.",
+            passing=True,
+        )
     return Explanation(
         f"CRIU: {_first(errors)}" if errors else otherwise,
         "The agent's log has more; `jupyter checkpoints doctor` tests this host.",

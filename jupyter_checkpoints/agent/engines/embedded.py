@@ -49,6 +49,9 @@ A = TypeVar("A")
 B = TypeVar("B")
 
 _START_SECONDS = 60.0
+#: A save that meets a connection just being made is tried so often, with pauses in seconds.
+_SAVE_ATTEMPTS = 10
+_SAVE_PAUSE = 0.2
 #: A dump or restore may take a second more for every 20 MB of memory.
 _CRIU_RATE = 20e6
 #: How long clients get to come back, iopub first, after a resume that could not keep connections.
@@ -91,6 +94,14 @@ class _Kernel:
         """Its first container's network is there already."""
         self.teardown: asyncio.Task[None] | None = None
         """Removes the container that has ended by itself."""
+
+
+class _Passing(Exception):
+    """A save failed for something that is about to be over."""
+
+    def __init__(self, error: CheckpointsError) -> None:
+        super().__init__(str(error))
+        self.error = error
 
 
 def _boot_id() -> str:
@@ -533,6 +544,21 @@ class EmbeddedEngine(Engine):
     async def save(
         self, kernel_id: str, checkpoint_id: str, images: Path, mode: Mode, *, hold: bool
     ) -> Saved:
+        attempts = _SAVE_ATTEMPTS
+        while True:
+            attempts -= 1
+            try:
+                return await self._save(kernel_id, checkpoint_id, images, mode, hold=hold)
+            except _Passing as passing:
+                if not attempts:
+                    raise passing.error from passing
+                log.info("Kernel %s is saved again: %s", kernel_id, passing.error.reason)
+                await asyncio.to_thread(_empty, images)
+                await asyncio.sleep(_SAVE_PAUSE)
+
+    async def _save(
+        self, kernel_id: str, checkpoint_id: str, images: Path, mode: Mode, *, hold: bool
+    ) -> Saved:
         kernel = self._running(kernel_id)
         name = self._name(kernel_id, kernel.state.generation)
         bundle = self._bundle(kernel_id, kernel.state.generation)
@@ -553,13 +579,16 @@ class EmbeddedEngine(Engine):
                 await self.release(kernel_id)
             if isinstance(error, OSError | CommandFailed):
                 disk_full = explained.disk_full or "No space left" in str(error)
-                raise (InsufficientResources if disk_full else SaveFailed)(
+                failure = (InsufficientResources if disk_full else SaveFailed)(
                     "The kernel could not be saved; it goes on running."
                     if kernel.running
                     else "The kernel could not be saved, and it has ended.",
                     reason=explained.reason if mode == "process" else str(error),
                     hint=explained.hint if mode == "process" else "",
-                ) from error
+                )
+                if explained.passing and kernel.running:
+                    raise _Passing(failure) from error
+                raise failure from error
             raise
         return Saved(pause_seconds=pause, facts={})
 
@@ -859,6 +888,12 @@ def _tell(child: subprocess.Popen[bytes], job: dict[str, Any]) -> dict[str, Any]
         child.stdin.flush()
         answer = child.stdout.readline()
     return dict(json.loads(answer)) if answer else {}
+
+
+def _empty(directory: Path) -> None:
+    """Remove what a dump that failed has left in its directory."""
+    for path in directory.iterdir():
+        path.unlink()
 
 
 def _generations(directory: Path) -> list[int]:
