@@ -181,7 +181,7 @@ class Jupyter:
         """Save a kernel by hand; returns the checkpoint."""
         started = await self.ours("POST", "checkpoints", {"kernel_id": kernel_id, **body})
         ended = await self.finished(started)
-        assert ended["state"] == "done", ended
+        assert ended["state"] == "done", str(ended["error"])
         result: dict[str, Any] = ended["result"]
         return result
 
@@ -275,6 +275,17 @@ class Page:
         channel, parts = deserialize_msg_from_ws_v1(data)  # type: ignore[no-untyped-call]
         return channel, json.loads(parts[0]), json.loads(parts[1]), json.loads(parts[3])
 
+    async def ready(self) -> None:
+        """Ask until both reply and status come: what a page does after a restart.
+
+        Channels reconnect one by one, and what a kernel says before all of them have is lost.
+        """
+        with anyio.fail_after(PATIENCE):
+            while True:
+                with anyio.move_on_after(1):
+                    await self.finish(await self.send("shell", "kernel_info_request", {}))
+                    return
+
     async def reply(self, identifier: str) -> dict[str, Any]:
         while True:
             channel, _, parent, content = await self.next()
@@ -299,7 +310,7 @@ class Page:
             match header["msg_type"]:
                 case "stream":
                     printed += content["text"]
-                case "execute_reply":
+                case "execute_reply" | "kernel_info_reply":
                     assert content["status"] == "ok", content
                     replied = True
                 case "status":

@@ -72,6 +72,7 @@ async def test_no_request_to_end_reaches_a_kernel_that_is_being_resumed(server: 
         operation = await resume(jupyter, saved["id"], kernel_id=kernel_id)
         await jupyter.ask("POST", f"/api/kernels/{kernel_id}/restart")
         assert (await jupyter.finished(operation))["state"] == "done"
+        await page.ready()
         assert await page.run("print('x' in globals())") == "False"
     await jupyter.ask("DELETE", f"/api/kernels/{kernel_id}")
     assert "Dropped a shutdown_request" in server.log.read_text()
@@ -96,6 +97,7 @@ async def test_a_state_with_another_key(server: Server) -> None:
             assert await another.run("print(x)") == "first"
         # The server hears of it, too: it knows that the kernel is idle, and can restart it.
         await jupyter.ask("POST", f"/api/kernels/{second}/restart")
+        await page.ready()
         assert await page.run("print('x' in globals())") == "False"
 
 
