@@ -434,10 +434,11 @@ export class NotebookRuntime implements INotebookRuntime {
   }
 
   private _onKernelChanged(): void {
-    const hasKernel = this.kernelId !== '';
-    if (!hasKernel) {
+    if (!this.kernelId) {
       this._position = '';
-    } else if (this.settings.enabled && !this._supported()) {
+    }
+    if (this.settings.enabled) {
+      // Events may have been missed, while the computer slept for instance.
       void this.refresh();
     }
     this._emitChanged();

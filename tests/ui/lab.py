@@ -10,7 +10,7 @@ import subprocess
 import sys
 import tempfile
 import urllib.request
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -20,10 +20,11 @@ from jupyter_checkpoints import kernelspecs
 from jupyter_checkpoints.agent.images import ImageStore
 from jupyter_checkpoints.layout import SOCKET_ENV
 
-from ..agent.agents import IMAGES, Agent, wait_until
+from ..agent.agents import IMAGES, wait_until
 from ..agent.conftest import running_agent
 
 UI_TESTS = Path(__file__).parents[2] / "labextension" / "ui-tests"
+_PLAYWRIGHT = UI_TESTS / "node_modules" / ".bin" / "playwright"
 #: Seconds that an idle kernel of the spec ``SLEEPY`` is left alone.
 SLEEPY_AFTER = 2
 SLEEPY = "checkpoints-sleepy"
@@ -33,6 +34,7 @@ from jupyterlab.galata import configure_jupyter_server
 
 configure_jupyter_server(c)
 c.ServerApp.root_dir = {root!r}
+c.ServerApp.ip = {host!r}
 c.ServerApp.port = {port}
 c.ServerApp.allow_root = True
 c.MultiKernelManager.default_kernel_name = "checkpoints-python3"
@@ -58,19 +60,47 @@ def add_kernelspecs(prefix: Path) -> None:
 
 
 @contextmanager
-def running_lab(agent: Agent, home: Path) -> Iterator[str]:
+def quiet_network() -> Iterator[tuple[str, str]]:
+    """A network namespace for the browser, and the host's address as seen from there.
+
+    A browser gives requests up, and pages with them, whenever an interface of its host comes or
+    goes. Here those of all kernels do.
+    """
+    name, number = f"jrc-browser-{os.getpid()}", os.getpid() % 250 + 1
+    host, inside = f"169.254.{number}.1", f"169.254.{number}.2"
+    link = f"jrcb{os.getpid() % 10**8}"
+
+    def ip(command: str) -> None:
+        subprocess.run(["ip", *command.split()], check=True)
+
+    ip(f"netns add {name}")
+    try:
+        ip(f"link add {link} type veth peer name eth0 netns {name}")
+        ip(f"addr add {host}/30 dev {link}")
+        ip(f"link set {link} up")
+        ip(f"-n {name} addr add {inside}/30 dev eth0")
+        ip(f"-n {name} link set eth0 up")
+        ip(f"-n {name} link set lo up")
+        yield name, host
+    finally:
+        ip(f"netns del {name}")
+
+
+@contextmanager
+def running_lab(agent_socket: Path, home: Path, host: str) -> Iterator[str]:
     """The address of a JupyterLab that has no password; directories are below ``home``."""
+    home.mkdir(exist_ok=True)
     with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
+        free.bind((host, 0))
         port = free.getsockname()[1]
     prefix, root = home / "prefix", home / "notebooks"
     root.mkdir()
     add_kernelspecs(prefix)
     config = home / "jupyter_server_config.py"
-    config.write_text(_CONFIG.format(root=str(root), port=port))
+    config.write_text(_CONFIG.format(root=str(root), host=host, port=port))
     environment = {
         **os.environ,
-        SOCKET_ENV: str(agent.socket),
+        SOCKET_ENV: str(agent_socket),
         "JUPYTER_PATH": str(prefix / "share" / "jupyter"),
         "JUPYTER_DATA_DIR": str(home / "data"),
         "JUPYTER_RUNTIME_DIR": str(home / "runtime"),
@@ -88,7 +118,7 @@ def running_lab(agent: Agent, home: Path) -> Iterator[str]:
             stdout=output,
             stderr=output,
         )
-    address = f"http://localhost:{port}"
+    address = f"http://{host}:{port}"
 
     def answers() -> bool:
         assert process.poll() is None, log.read_text()
@@ -110,7 +140,7 @@ def running_lab(agent: Agent, home: Path) -> Iterator[str]:
             process.wait()
 
 
-def browse(subnet: str, arguments: Sequence[str] = ()) -> int:
+def browse(*arguments: str) -> int:
     """Start everything, run the browser's tests, remove everything; Playwright's exit status.
 
     ``arguments`` go to ``playwright test``.
@@ -119,22 +149,24 @@ def browse(subnet: str, arguments: Sequence[str] = ()) -> int:
     home = Path(tempfile.mkdtemp(prefix="jupyter-checkpoints-lab-"))
     try:
         with (
-            running_agent("--AgentApp.orphan_grace=5", subnet=subnet) as agent,
-            running_lab(agent, home) as address,
+            quiet_network() as (network, host),
+            running_agent("--AgentApp.orphan_grace=5") as agent,
+            running_lab(agent.socket, home / "lab", host) as address,
+            running_lab(home / "nobody.sock", home / "lonely", host) as lonely,
         ):
             status = subprocess.run(
-                [UI_TESTS / "node_modules" / ".bin" / "playwright", "test", *arguments],
+                ["ip", "netns", "exec", network, _PLAYWRIGHT, "test", *arguments],
                 cwd=UI_TESTS,
                 env={
                     **os.environ,
                     "TARGET_URL": address,
-                    "JUPYTER_ROOT": str(home / "notebooks"),
-                    "AGENT_STORE": str(agent.layout.store),
+                    "JUPYTER_ROOT": str(home / "lab" / "notebooks"),
+                    "LONELY_URL": lonely,
                 },
                 check=False,
             ).returncode
             if status:
-                sys.stdout.write((home / "lab.log").read_text()[-8000:])
+                sys.stdout.write((home / "lab" / "lab.log").read_text()[-8000:])
             return status
     finally:
         shutil.rmtree(home)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-
 import pytest
 
 from .lab import browse
@@ -11,4 +9,4 @@ from .lab import browse
 
 @pytest.mark.timeout(1200)
 def test_in_the_browser() -> None:
-    assert browse(f"10.{28 + (os.getpid() + 50) % 100}.0.0/16") == 0
+    assert browse() == 0

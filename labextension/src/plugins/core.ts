@@ -74,6 +74,11 @@ export const corePlugin: JupyterFrontEndPlugin<IWorkbench> = {
         );
       }
     });
+    document.addEventListener('visibilitychange', () => {
+      if (!document.hidden && model.current?.settings.enabled) {
+        void model.current.refresh();
+      }
+    });
     if (settingRegistry) {
       void follow(settingRegistry, preferences);
     }

@@ -263,6 +263,45 @@ test('deletes, and undoes that', async ({ page, tmpPath }, info) => {
   expect((await gone).status()).toBe(204);
 });
 
+test('tells what is inside, and exports it', async ({
+  page,
+  tmpPath
+}, info) => {
+  await open(page, `${tmpPath}/exported.ipynb`, { cells: ['x = 1'] });
+  await button(page).click();
+  await panel(page);
+  await expect(rows(page)).toHaveCount(1);
+  await rows(page).first().click({ button: 'right' });
+  await page.click('.lm-Menu-itemLabel:text("What Is Inside")');
+  await expect(page.locator('.jp-Dialog')).toContainText(
+    'It can be resumed here.'
+  );
+  await picture(page, 'inside', info);
+  await page.keyboard.press('Escape');
+
+  const download = page.waitForEvent('download');
+  await rows(page).first().click({ button: 'right' });
+  await page.click('.lm-Menu-itemLabel:text("Export")');
+  const archive = await (await download).path();
+  expect(fs.statSync(archive).size).toBeGreaterThan(1_000_000);
+});
+
+test('says what to do where there is no agent', async ({
+  page,
+  tmpPath
+}, info) => {
+  await page.goto(`${process.env.LONELY_URL}/lab`);
+  await page.notebook.createNew();
+  // Its kernel did not start; that much JupyterLab says itself.
+  await page.locator('.jp-Dialog-footer button').first().click();
+  await expect(button(page)).toHaveAttribute('data-state', 'unavailable');
+  await panel(page);
+  await expect(page.locator('#jp-runtime-checkpoints')).toContainText(
+    'What to do'
+  );
+  await picture(page, 'no-agent', info);
+});
+
 test('is offered by ?checkpoints=1', async ({ page, tmpPath }, info) => {
   const name = `${tmpPath}/offered.ipynb`;
   await open(page, name, { cells: ['x = 1'], settings: null });
