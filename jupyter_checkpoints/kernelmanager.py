@@ -32,7 +32,7 @@ from .websocket import CheckpointWebsocketConnection
 _culling: ContextVar[bool] = ContextVar("culling", default=False)
 
 #: Seconds that a kernel gets to answer after a resume.
-_ANSWER_SECONDS = 30.0
+_ANSWER_SECONDS = 10.0
 
 
 class CheckpointKernels(AsyncMappingKernelManager):
@@ -75,8 +75,8 @@ class CheckpointKernels(AsyncMappingKernelManager):
                     raise
                 self.runtimes.resume_failed(kernel_id, plan, _known(error))
             else:
-                await self._answers(kernel_id)
-                await self._bind(kernel_id, plan, resumed=True)
+                busy = not await self._answers(kernel_id)
+                await self._bind(kernel_id, plan, resumed=True, busy=busy)
                 return kernel_id
         await super()._async_start_kernel(**kwargs)
         if plan.checkpoint is not None:
@@ -87,12 +87,12 @@ class CheckpointKernels(AsyncMappingKernelManager):
 
     start_kernel = _async_start_kernel  # type: ignore[assignment]
 
-    async def _bind(self, kernel_id: str, plan: Plan, *, resumed: bool) -> None:
+    async def _bind(self, kernel_id: str, plan: Plan, *, resumed: bool, busy: bool = False) -> None:
         runtimes = self.runtimes
         assert runtimes is not None
         # When it dies, and its manager starts it again.
         self.add_restart_callback(kernel_id, lambda: runtimes.restarted(kernel_id), "restart")
-        await runtimes.started(kernel_id, plan, resumed=resumed)
+        await runtimes.started(kernel_id, plan, resumed=resumed, busy=busy)
 
     def _runs_in_container(self, kernel_name: str) -> bool:
         """Whether kernels of this kernelspec are ours. Blocks."""
@@ -193,6 +193,11 @@ class CheckpointKernels(AsyncMappingKernelManager):
         kernel = self._kernels.get(kernel_id)
         return kernel is not None and kernel.execution_state == "busy"
 
+    def language(self, kernel_id: str) -> str:
+        """The language of its kernelspec, in small letters."""
+        kernel: Any = self.get_kernel(kernel_id)
+        return str(kernel.kernel_spec.language).lower()
+
     async def start_resumed(self, plan: Plan) -> str:
         """Start a new kernel from a plan's checkpoint; returns its id."""
         assert plan.checkpoint is not None
@@ -211,8 +216,8 @@ class CheckpointKernels(AsyncMappingKernelManager):
         if kernel_id in self:
             await self._async_shutdown_kernel(kernel_id)
 
-    async def adopt(self, kernel_id: str, connection: ConnectionInfo) -> None:
-        """A kernel was put to another state: take over its key, wait until it answers.
+    async def adopt(self, kernel_id: str, connection: ConnectionInfo) -> bool:
+        """A kernel was put to another state: take over its key; whether it answers.
 
         Called while requests are held. Websockets stay open, and everything they sent or get
         from now on is signed with the key that the kernel has in that state.
@@ -230,19 +235,22 @@ class CheckpointKernels(AsyncMappingKernelManager):
                 page.session.key = key
         # Until it says otherwise it may be doing anything; a handshake makes that `idle`.
         kernel.execution_state = "starting"
-        await self._answers(kernel_id)
+        answers = await self._answers(kernel_id)
         if kernel.execution_state == "starting":
-            kernel.execution_state = "idle"
+            kernel.execution_state = "idle" if answers else "busy"
+        return answers
 
-    async def _answers(self, kernel_id: str) -> None:
-        """Wait until a kernel answers, on shell and on iopub; one that is busy will later."""
+    async def _answers(self, kernel_id: str) -> bool:
+        """Wait until a kernel answers, on shell and on iopub; one that runs a cell does not."""
         client = self._client(kernel_id)
         try:
             await client.wait_for_ready(timeout=_ANSWER_SECONDS)
         except RuntimeError as error:
             self.log.warning("Kernel %s does not answer yet: %s", kernel_id, error)
+            return False
         finally:
             client.stop_channels()
+        return True
 
     async def execute(self, kernel_id: str, code: str, timeout: float) -> str:
         """Run code that no history keeps; returns what went wrong, or nothing."""

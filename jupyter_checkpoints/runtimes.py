@@ -42,6 +42,7 @@ from .models import (
 from .notebooks import ON_RESUME_TAG, Notebooks, not_enabled
 from .operations import Operation, Operations, known
 from .registry import Registry
+from .renewal import renewal_code
 from .retention import Policy, Verdict, prunable
 
 Emit = Callable[[str, dict[str, Any]], None]
@@ -59,14 +60,17 @@ class Kernels(Protocol):
     def is_busy(self, kernel_id: str) -> bool:
         """Whether it is running something now."""
 
+    def language(self, kernel_id: str) -> str:
+        """The language of its kernelspec, in small letters."""
+
     async def start_resumed(self, plan: Plan) -> str:
         """Start a new kernel from a plan's checkpoint; returns its id."""
 
     async def end(self, kernel_id: str) -> None:
         """Shut a kernel down that another has replaced."""
 
-    async def adopt(self, kernel_id: str, connection: ConnectionInfo) -> None:
-        """It was put to another state: take over its key, wait until it answers."""
+    async def adopt(self, kernel_id: str, connection: ConnectionInfo) -> bool:
+        """It was put to another state: take over its key; whether it answers (or runs a cell)."""
 
     async def execute(self, kernel_id: str, code: str, timeout: float) -> str:
         """Run code that no history keeps; returns what went wrong, or nothing."""
@@ -156,6 +160,15 @@ class Runtimes(LoggingConfigurable):
     ).tag(config=True)
     wake = Bool(
         True, help="Resume a notebook's newest checkpoint when its kernel starts next."
+    ).tag(config=True)
+    renew_random = Bool(
+        True,
+        help="In a new kernel that goes on from a checkpoint (Python only), renew OpenSSL's random "
+        "numbers and the names of temporary files: two kernels must not share these.",
+    ).tag(config=True)
+    reseed_random = Bool(
+        False,
+        help="There, seed `random` and NumPy anew as well. It changes what cells compute.",
     ).tag(config=True)
     on_resume_timeout = Float(
         60.0, help=f"Seconds that each cell with the tag `{ON_RESUME_TAG}` may take."
@@ -263,13 +276,20 @@ class Runtimes(LoggingConfigurable):
         """The next kernel of this runtime starts without a checkpoint, once."""
         self._fresh.add(runtime)
 
-    async def started(self, kernel_id: str, plan: Plan, *, resumed: bool) -> None:
-        """A kernel has started; with ``resumed`` it stands where its checkpoint was made."""
+    async def started(
+        self, kernel_id: str, plan: Plan, *, resumed: bool, busy: bool = False
+    ) -> None:
+        """A kernel has started; with ``resumed`` it stands where its checkpoint was made.
+
+        ``busy``: in the middle of a cell, it seems.
+        """
         bound = _Bound(kernel_id=kernel_id, path=plan.path, runtime=plan.runtime)
         self._bound[kernel_id] = bound
         if resumed and plan.checkpoint is not None:
             bound.checkpoint = plan.checkpoint.id
-            await self._run_on_resume(kernel_id, plan.path)
+            if not busy:
+                await self._renew(kernel_id)
+            await self._run_on_resume(kernel_id, plan.path, busy=busy)
             self.tell(
                 RUNTIME_EVENT,
                 action="resumed",
@@ -319,9 +339,26 @@ class Runtimes(LoggingConfigurable):
                 findings=error.findings,
             )
 
-    async def _run_on_resume(self, kernel_id: str, path: str) -> None:
+    async def _renew(self, kernel_id: str) -> None:
+        """Renew what no two kernels may share."""
+        if not self.renew_random:
+            return
+        language = self._kernels.language(kernel_id)
+        if code := renewal_code(language, seeds=self.reseed_random):
+            problem = await self._kernels.execute(kernel_id, code, self.on_resume_timeout)
+            if problem:
+                self.log.warning("Kernel %s keeps its random numbers: %s", kernel_id, problem)
+
+    async def _run_on_resume(self, kernel_id: str, path: str, *, busy: bool) -> None:
         """Run the cells that are to run after a resume; what they raise is told, not raised."""
-        for number, code in enumerate(await self.notebooks.on_resume_cells(path), 1):
+        cells = await self.notebooks.on_resume_cells(path)
+        if busy and cells:
+            self.notices[kernel_id] = (
+                f"This kernel goes on in the middle of a cell: the cells with the tag "
+                f"`{ON_RESUME_TAG}` were not run.\n\n"
+            )
+            return
+        for number, code in enumerate(cells, 1):
             problem = await self._kernels.execute(kernel_id, code, self.on_resume_timeout)
             if problem:
                 text = f"Cell {number} with the tag `{ON_RESUME_TAG}` failed."
@@ -640,11 +677,12 @@ class Runtimes(LoggingConfigurable):
         try:
             async with connect() as agent:
                 model = await agent.resume(kernel_id, checkpoint.id, operation.progress)
+            busy = False
             if model.connection is not None:
-                await self._kernels.adopt(kernel_id, model.connection)
+                busy = not await self._kernels.adopt(kernel_id, model.connection)
             bound.checkpoint, bound.dirty = checkpoint.id, False
             bound.seen = self._kernels.last_activity(kernel_id)
-            await self._run_on_resume(kernel_id, bound.path)
+            await self._run_on_resume(kernel_id, bound.path, busy=busy)
         except CheckpointsError as error:
             self.log.warning("Kernel %s was not resumed: %s", kernel_id, error)
             self._tell_failed(kernel_id, checkpoint, bound.path, error, in_place=True)

@@ -137,3 +137,25 @@ async def test_a_deleted_notebook_leaves_its_checkpoints_for_a_while(
         if await client.checkpoints():
             await events.action("deleted")
     assert await client.checkpoints() == []
+
+
+DRAW = "print([ssl.RAND_bytes(8).hex(), tempfile.mktemp(), random.random()])"
+
+
+@pytest.mark.parametrize("reseed", [False, True])
+async def test_random_numbers_of_two_kernels(server: Server, reseed: bool) -> None:
+    """What has to differ does; what cells compute is the same, unless it is to differ as well."""
+    original = server.write("n.ipynb")
+    jupyter = await server.start(f"--Runtimes.reseed_random={reseed}")
+    kernel_id = await jupyter.open(original)
+    await jupyter.run(kernel_id, f"import random, ssl, tempfile\n{DRAW}")
+    await jupyter.ours("POST", "remix", {"source": original, "target": "one.ipynb"})
+    await jupyter.ours("POST", "remix", {"source": original, "target": "two.ipynb"})
+    drawn = []
+    for name in ("one.ipynb", "two.ipynb"):
+        copy = await jupyter.open(name)
+        drawn.append(json.loads((await jupyter.run(copy, DRAW)).replace("'", '"')))
+        assert await jupyter.run(copy, "print([n for n in ('os', 'sys') if n in dir()])") == "[]"
+    [one, two] = drawn
+    assert one[0] != two[0] and one[1] != two[1]
+    assert (one[2] != two[2]) == reseed

@@ -220,3 +220,30 @@ async def test_a_running_cell_of_the_state_before_is_given_up(server: Server) ->
         with anyio.fail_after(10):
             [model] = await jupyter.get("/api/kernels")
         assert model["execution_state"] == "idle"
+
+
+async def test_in_the_middle_of_a_cell(server: Server) -> None:
+    """It goes on with the cell, and answers when that is done."""
+    notebook = server.write("n.ipynb", "log.append('resumed')", tags=["on-resume"])
+    jupyter = await server.start()
+    first = await jupyter.open(notebook)
+    async with jupyter.page(first) as page:
+        await page.begin(
+            "import os, time\nlog = ['started']\nprint('on', flush=True)\n"
+            "while not os.path.exists('go'): time.sleep(0.01)\nlog.append('done')"
+        )
+        while (await page.next())[1]["msg_type"] != "stream":
+            pass
+        saved = await jupyter.save(first)
+    await jupyter.ask("DELETE", f"/api/kernels/{first}")
+    second = await jupyter.open(notebook)
+    assert second in await jupyter.kernels()
+    (server.root / "go").touch()
+    assert await jupyter.run(second, "print(log)") == "['started', 'done']"
+    (server.root / "go").unlink()
+    ended = await jupyter.finished(await resume(jupyter, saved["id"], kernel_id=second))
+    assert ended["state"] == "done"
+    [model] = await jupyter.get("/api/kernels")
+    assert model["execution_state"] == "busy"
+    (server.root / "go").touch()
+    assert await jupyter.run(second, "print(log)") == "['started', 'done']"
