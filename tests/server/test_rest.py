@@ -218,6 +218,7 @@ def generate_requests(jupyter: Jupyter) -> None:
             *("--mode=all", "--max-examples=25", "--seed=1", "--no-color"),
             "--phases=examples,coverage,fuzzing",
         ],
+        cwd=jupyter.server.home,  # it keeps its examples where it runs
         capture_output=True,
         text=True,
         timeout=280,
