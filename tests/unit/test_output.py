@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pty
+import select
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -32,6 +33,14 @@ def terminal() -> Iterator[int]:
             yield master
     finally:
         os.close(master)
+
+
+def everything(other_end: int) -> str:
+    """What has been written to a terminal: it gives that in pieces."""
+    pieces = []
+    while select.select([other_end], [], [], 0)[0]:
+        pieces.append(os.read(other_end, 65536))
+    return b"".join(pieces).decode()
 
 
 @pytest.mark.parametrize(
@@ -95,6 +104,6 @@ def test_progress_for_programs_is_nothing(capsys: pytest.CaptureFixture[str]) ->
 def test_progress_on_a_terminal_is_a_bar() -> None:
     with terminal() as other_end:
         events("Saving")
-        shown = os.read(other_end, 65536).decode()
+        shown = everything(other_end)
     assert "a line of a log" in shown
     assert "━" in shown
