@@ -1,6 +1,7 @@
 # The Python environment is .venv; its commands set up the host (as root).
 #   make lab [ARGS=--check]   set up, prove that kernels can be saved here, start JupyterLab
 #   make test [ARGS=...]      set up, lint, run all tests (ARGS go to pytest)
+#   make test-ui [ARGS=...]   the same for JupyterLab's part, in a headless browser
 #   make lint                 ruff and mypy
 #   make bench [ARGS=...]     measure saving and resuming (ARGS: --json --sizes 1,4)
 
@@ -9,7 +10,7 @@ BIN := .venv/bin
 # Node is .venv's as well.
 JS := cd labextension && PATH="$(CURDIR)/$(BIN):$$PATH"
 
-.PHONY: lab test lint bench
+.PHONY: lab test test-ui lint bench
 .DELETE_ON_ERROR:
 
 lab: .venv/.ready labextension/.ready
@@ -19,7 +20,12 @@ test: .venv/.ready
 	@$(BIN)/jupyter-checkpoints setup
 	@sh scripts/test-tools.sh
 	@$(MAKE) --no-print-directory lint
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest --ignore=tests/ui/test_browser.py $(ARGS)
+
+test-ui: .venv/.ready labextension/.ready
+	@$(BIN)/jupyter-checkpoints setup
+	@sh scripts/browser.sh
+	$(BIN)/python -m pytest tests/ui $(ARGS)
 
 lint: .venv/.ready labextension/.ready
 	$(BIN)/ruff check .
