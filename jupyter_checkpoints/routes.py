@@ -86,6 +86,17 @@ class DangerBody(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     reason: Annotated[str, Meta(max_length=1000)] = ""
 
 
+class Origin(Struct, frozen=True, kw_only=True):
+    """Where a remix comes from."""
+
+    checkpoint: str
+    """The checkpoint whose state the remix began with."""
+    runtime: str
+    """That one's runtime."""
+    created: str
+    """When the remix was made."""
+
+
 class RuntimeModel(Struct, kw_only=True):
     """One runtime of the user's."""
 
@@ -99,6 +110,8 @@ class RuntimeModel(Struct, kw_only=True):
     newest: CheckpointModel | None = None
     bytes: int = 0
     """What deleting all of its checkpoints one by one would free at least."""
+    origin: Origin | None = None
+    """If it is a remix, what of: as long as both have the checkpoint that it began with."""
 
 
 class Handler(ExtensionHandlerMixin, APIHandler):
@@ -222,6 +235,7 @@ class RuntimesHandler(Handler):
                 notebook=runtimes.notebooks.path_of(entry.place),
                 deleted=entry.deleted,
             )
+        runtime_of = {checkpoint.id: checkpoint.runtime for checkpoint in checkpoints}
         for checkpoint in checkpoints:  # newest first
             if checkpoint.runtime:
                 model = found.setdefault(
@@ -230,6 +244,12 @@ class RuntimesHandler(Handler):
                 model.newest = model.newest or checkpoint
                 model.checkpoints += 1
                 model.bytes += usage.checkpoints.get(checkpoint.id, 0)
+                if runtime_of.get(checkpoint.parent, checkpoint.runtime) != checkpoint.runtime:
+                    model.origin = Origin(
+                        checkpoint=checkpoint.parent,
+                        runtime=runtime_of[checkpoint.parent],
+                        created=checkpoint.created,
+                    )
         for kernel in kernels:
             if kernel.runtime and kernel.state != "exited":
                 model = found.setdefault(kernel.runtime, RuntimeModel(runtime=kernel.runtime))

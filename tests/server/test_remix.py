@@ -83,6 +83,13 @@ async def test_asked_for(server: Server, client: AgentClient) -> None:
     body = {"source": original, "target": "old.ipynb", "checkpoint": older["id"]}
     await jupyter.ours("POST", "remix", body)
     assert await jupyter.run(await jupyter.open("old.ipynb"), "print(x)") == "0"
+    runtimes = {r["notebook"]: r for r in await jupyter.ours("GET", "runtimes")}
+    origins = {name: runtime["origin"] for name, runtime in runtimes.items()}
+    assert origins[original] is None
+    assert origins["old.ipynb"]["checkpoint"] == older["id"]
+    assert origins["copy.ipynb"]["checkpoint"] == made["checkpoint"]["parent"]
+    assert origins["copy.ipynb"]["created"] == made["checkpoint"]["created"]
+    assert origins["copy.ipynb"]["runtime"] == runtimes[original]["runtime"]
     await both_live_on(jupyter, original, "copy.ipynb")
 
     for body, status in (
