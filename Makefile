@@ -1,7 +1,7 @@
 # The Python environment is .venv; its commands set up the host (as root).
 #   make lab [ARGS=--check]   set up, prove that kernels can be saved here, start JupyterLab
 #   make test [ARGS=...]      set up, lint, run all tests (ARGS go to pytest)
-#   make test-ui [ARGS=...]   the same for JupyterLab's part, in a headless browser
+#   make test-ui [ARGS=...]   only those of JupyterLab's part, in a headless browser
 #   make lint                 ruff and mypy
 #   make bench [ARGS=...]     measure saving and resuming (ARGS: --json --sizes 1,4)
 
@@ -16,11 +16,12 @@ JS := cd labextension && PATH="$(CURDIR)/$(BIN):$$PATH"
 lab: .venv/.ready labextension/.ready
 	@sh scripts/lab.sh $(ARGS)
 
-test: .venv/.ready
+test: .venv/.ready labextension/.ready
 	@$(BIN)/jupyter-checkpoints setup
 	@sh scripts/test-tools.sh
+	@sh scripts/browser.sh
 	@$(MAKE) --no-print-directory lint
-	$(BIN)/python -m pytest --ignore=tests/ui/test_browser.py $(ARGS)
+	$(BIN)/python -m pytest $(ARGS)
 
 test-ui: .venv/.ready labextension/.ready
 	@$(BIN)/jupyter-checkpoints setup

@@ -1,18 +1,8 @@
 #!/bin/sh
-# Install what the tests in a browser need: Playwright, and the system's Chromium.
+# Install what the tests in a browser need: Playwright, and Chromium with its libraries.
 set -eu
 cd "$(dirname "$0")/.."
 export PATH="$PWD/.venv/bin:$PATH" PLAYWRIGHT_SKIP_BROWSER_DOWNLOAD=1
-
-if ! command -v chromium >/dev/null && ! command -v chromium-browser >/dev/null; then
-    if [ "$(id -u)" != 0 ] || ! command -v apt-get >/dev/null; then
-        echo "Chromium is missing; on Debian: apt-get install chromium" >&2
-        exit 1
-    fi
-    echo "installing Chromium"
-    apt-get -qq update
-    DEBIAN_FRONTEND=noninteractive apt-get -qq install --yes --no-install-recommends chromium >/dev/null
-fi
 
 cd labextension/ui-tests
 if [ ! node_modules/.ready -nt yarn.lock ]; then
@@ -23,4 +13,17 @@ if [ ! node_modules/.ready -nt yarn.lock ]; then
     }
     rm install.log
     touch node_modules/.ready
+fi
+
+[ ! -x /usr/bin/chromium ] || exit 0
+if [ "$(id -u)" != 0 ] || ! command -v apt-get >/dev/null; then
+    echo "Chromium is missing; on Debian: apt-get install chromium" >&2
+    exit 1
+fi
+echo "installing Chromium"
+apt-get -qq update
+if ! DEBIAN_FRONTEND=noninteractive \
+    apt-get -qq install --yes --no-install-recommends chromium >/dev/null; then
+    # Ubuntu has it as a snap only; Playwright brings one along.
+    jlpm playwright install --with-deps chromium
 fi

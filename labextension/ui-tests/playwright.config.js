@@ -2,10 +2,8 @@ const fs = require('fs');
 
 const base = require('@jupyterlab/galata/lib/playwright-config');
 
-// A browser of the system's own, where there is one: Playwright's may not be reachable.
-const system = ['/usr/bin/chromium', '/usr/bin/chromium-browser'].find(path =>
-  fs.existsSync(path)
-);
+// The distribution's browser, where it has one: Playwright's may not be reachable.
+const CHROMIUM = '/usr/bin/chromium';
 
 module.exports = {
   ...base,
@@ -22,7 +20,7 @@ module.exports = {
     screenshot: 'only-on-failure',
     launchOptions: {
       args: ['--no-sandbox'],
-      ...(system ? { executablePath: system } : {})
+      ...(fs.existsSync(CHROMIUM) ? { executablePath: CHROMIUM } : {})
     }
   }
 };
