@@ -19,6 +19,7 @@ from __future__ import annotations
 import errno
 import logging
 import os
+import re
 import shutil
 import stat
 import tempfile
@@ -43,6 +44,8 @@ from ..errors import (
 )
 from ..models import VerifyReport, is_id
 from .content import ContentHasher
+from .plain import PlainPages
+from .source import damaged as _damaged
 from .store import MANIFEST_VERSION, FileRecord, Manifest, Notes, Progress, Staging, Store
 
 log = logging.getLogger(__name__)
@@ -52,6 +55,8 @@ RESERVE = 256 * 2**20
 MANIFEST = "manifest.json"
 NOTES = "notes.json"
 IMAGES = "images"
+#: The files that hold memory, among those that CRIU writes.
+PAGES_FILE = re.compile(r"pages-[0-9]+\.img")
 _STAGING = ".staging-"
 _DELETING = ".deleting-"
 _FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -211,6 +216,36 @@ class DirectoryStore(Store):
         if not is_id(checkpoint_id):
             raise NotFound(f"There is no checkpoint {checkpoint_id}.")
         return self._directory(checkpoint_id) / IMAGES
+
+    def pages(self, checkpoint_id: str) -> PlainPages:
+        manifest = self.load(checkpoint_id)
+        return PlainPages(
+            checkpoint=checkpoint_id,
+            directory=str(self.images(checkpoint_id)),
+            files={
+                name: (record.size, record.digest)
+                for record in manifest.files
+                if PAGES_FILE.fullmatch(name := record.path.removeprefix(f"{IMAGES}/"))
+            },
+        )
+
+    def materialise(
+        self, checkpoint_id: str, directory: Path, progress: Progress | None = None
+    ) -> None:
+        report = self.verify(self.load(checkpoint_id), progress)
+        if not report.ok:
+            raise _damaged(checkpoint_id, "; ".join(report.problems[:5]))
+        images = self.images(checkpoint_id)
+        with _explained(f"Checkpoint {checkpoint_id} could not be made ready"):
+            for path, _ in _walk(images):
+                target = directory / path
+                target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+                try:
+                    os.link(images / path, target, follow_symlinks=False)
+                except OSError as error:
+                    if error.errno != errno.EXDEV:
+                        raise
+                    shutil.copyfile(images / path, target, follow_symlinks=False)
 
     def verify(self, manifest: Manifest, progress: Progress | None = None) -> VerifyReport:
         checkpoint_id = manifest.checkpoint.id
@@ -445,14 +480,6 @@ def _decode(checkpoint_id: str, content: bytes) -> Manifest:
     if manifest.checkpoint.id != checkpoint_id:
         raise _damaged(checkpoint_id, f"its manifest is that of {manifest.checkpoint.id}")
     return manifest
-
-
-def _damaged(checkpoint_id: str, reason: str) -> CheckpointDamaged:
-    return CheckpointDamaged(
-        f"Checkpoint {checkpoint_id} is damaged.",
-        reason=reason,
-        hint="It cannot be resumed. Use another checkpoint of this kernel, and delete this one.",
-    )
 
 
 @contextmanager

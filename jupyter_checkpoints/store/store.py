@@ -17,6 +17,7 @@ from typing import Any
 from msgspec import Struct
 
 from ..models import CheckpointModel, ConnectionInfo, VerifyReport
+from .source import PagesDescription
 
 #: The version of :class:`Manifest` that is written, and the newest that can be read.
 MANIFEST_VERSION = 1
@@ -168,6 +169,34 @@ class Store(ABC):
     @abstractmethod
     def images(self, checkpoint_id: str) -> Path:
         """Where the process images of a committed checkpoint are."""
+
+    @abstractmethod
+    def pages(self, checkpoint_id: str) -> PagesDescription:
+        """Where the saved memory of a committed checkpoint can be read, also by other processes.
+
+        Raises
+        ------
+        NotFound, CheckpointDamaged
+            As :meth:`load`.
+        """
+
+    @abstractmethod
+    def materialise(
+        self, checkpoint_id: str, directory: Path, progress: Progress | None = None
+    ) -> None:
+        """Put all process images of a checkpoint into an empty directory, for CRIU or an archive.
+
+        All of it is compared with its hashes on the way. Files are shared with the store where
+        they can be (so nobody may write to them), and copied where not.
+
+        Raises
+        ------
+        NotFound, CheckpointDamaged
+            If there is no such checkpoint, or not all of it; what is in the directory then is
+            the caller's to remove.
+        InsufficientResources
+            If the disk is full.
+        """
 
     @abstractmethod
     def verify(self, manifest: Manifest, progress: Progress | None = None) -> VerifyReport:

@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import ast
 import os
+import random
+import subprocess
+import sys
 import tempfile
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
+from hashlib import sha256
 from pathlib import Path
 
+import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from jupyter_checkpoints.errors import (
+    CheckpointDamaged,
     CheckpointsError,
     Conflict,
     InsufficientResources,
@@ -23,6 +30,7 @@ from jupyter_checkpoints.errors import (
     SaveFailed,
 )
 from jupyter_checkpoints.models import CheckpointModel, ConnectionInfo, HostFacts
+from jupyter_checkpoints.store.pages import open_pages
 from jupyter_checkpoints.store.store import MANIFEST_VERSION, FileRecord, Manifest, Store
 
 HOST = HostFacts(
@@ -106,10 +114,15 @@ def save(
 
 
 def files_of(store: Store, checkpoint_id: str) -> dict[str, bytes]:
-    images = store.images(checkpoint_id)
+    with tempfile.TemporaryDirectory() as directory:
+        store.materialise(checkpoint_id, Path(directory))
+        return content_of(Path(directory))
+
+
+def content_of(directory: Path) -> dict[str, bytes]:
     return {
-        str(path.relative_to(images)): path.read_bytes()
-        for path in images.rglob("*")
+        str(path.relative_to(directory)): path.read_bytes()
+        for path in directory.rglob("*")
         if path.is_file()
     }
 
@@ -118,6 +131,10 @@ class StoreContract(ABC):
     @abstractmethod
     def make(self, root: Path) -> Store:
         """A store at ``root``, which may hold what an earlier one left."""
+
+    @abstractmethod
+    def damage(self, store: Store, checkpoint_id: str, name: str) -> None:
+        """Change one byte of an image where it is kept."""
 
     @pytest.fixture
     def root(self, tmp_path: Path) -> Path:
@@ -156,6 +173,62 @@ class StoreContract(ABC):
             assert store.load("c1") == manifest
             store.delete("c1")
             assert store.list() == []
+
+    def test_all_images_can_be_put_into_a_directory(self, store: Store, tmp_path: Path) -> None:
+        save(store, "c1", SOME_FILES)
+        target = tmp_path / "images"
+        target.mkdir()
+        store.materialise("c1", target)
+        assert content_of(target) == SOME_FILES
+        with pytest.raises(NotFound):
+            store.materialise("c2", target)
+
+    def test_an_image_that_is_changed_is_not_handed_out(self, store: Store, tmp_path: Path) -> None:
+        save(store, "c1", SOME_FILES)
+        self.damage(store, "c1", "pages-1.img")
+        with pytest.raises(CheckpointDamaged, match=r"pages-1\.img"):
+            store.materialise("c1", tmp_path)
+        with (
+            open_pages(msgspec.json.encode(store.pages("c1"))) as pages,
+            pytest.raises(CheckpointDamaged, match=r"pages-1\.img"),
+        ):
+            for offset in range(0, len(SOME_FILES["pages-1.img"]), 4096):
+                size = min(4096, len(SOME_FILES["pages-1.img"]) - offset)
+                found = pages.read("pages-1.img", offset, size)
+                assert found == SOME_FILES["pages-1.img"][offset : offset + size]
+
+    def test_memory_can_be_read_from_another_process(self, store: Store) -> None:
+        expected = {"pages-1.img": os.urandom(2**20 + 4096), "pages-22.img": bytes(2**16)}
+        save(store, "c1", {**expected, "core-1.img": b"registers", "pages-x.img": b"no pages"})
+        described = msgspec.json.encode(store.pages("c1"))
+        program = (
+            "import sys; from hashlib import sha256; "
+            "from jupyter_checkpoints.store.pages import open_pages; "
+            "pages = open_pages(sys.stdin.read()); "
+            "print({n: sha256(pages.read(n, 0, s)).hexdigest() for n, s in pages.files().items()})"
+        )
+        found = subprocess.check_output([sys.executable, "-c", program], input=described)
+        hashes = {name: sha256(content).hexdigest() for name, content in expected.items()}
+        assert ast.literal_eval(found.decode()) == hashes
+
+    def test_memory_can_be_read_at_any_place_by_many_threads(self, store: Store) -> None:
+        content = SOME_FILES["pages-1.img"]
+        save(store, "c1", SOME_FILES)
+        at = random.Random(1)
+        ranges = [(0, 0), (len(content), 0), (len(content) - 17, 17), (0, len(content))]
+        for _ in range(100):
+            start = at.randrange(len(content))
+            ranges.append((start, at.randrange(min(2**18, len(content) - start))))
+        with store.pages("c1").open() as pages, ThreadPoolExecutor(4) as pool:
+            for (start, size), found in zip(
+                ranges, pool.map(lambda r: pages.read("pages-1.img", *r), ranges), strict=True
+            ):
+                assert found == content[start : start + size]
+            for wrong in [(-1, 1), (len(content), 1), (0, len(content) + 1)]:
+                with pytest.raises(ValueError, match="bytes"):
+                    pages.read("pages-1.img", *wrong)
+            with pytest.raises(ValueError, match="pages-3"):
+                pages.read("pages-3.img", 0, 1)
 
     def test_a_checkpoint_of_files_only_has_no_images(self, store: Store) -> None:
         staging = store.begin("c1", 0)

@@ -25,6 +25,9 @@ class TestDirectoryStore(StoreContract):
     def make(self, root: Path) -> Store:
         return DirectoryStore(root)
 
+    def damage(self, store: Store, checkpoint_id: str, name: str) -> None:
+        flip(store.images(checkpoint_id) / name, random.Random(0))
+
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
