@@ -26,6 +26,7 @@ from ..store.directory import DirectoryStore
 from .api import application
 from .checkpoints import CheckpointService
 from .engines.embedded import EmbeddedEngine
+from .identity import PathOpener
 from .images import ImageStore
 from .kernels import KernelService
 from .network import Network
@@ -142,6 +143,7 @@ class AgentApp(JupyterApp):
             images=images,
             store=DirectoryStore(paths.store),
             facts=facts,
+            opener=PathOpener(),
             max_archive=self.max_archive,
         )
         service = KernelService(

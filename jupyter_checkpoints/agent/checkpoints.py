@@ -46,6 +46,7 @@ from ..store.store import Manifest, Notes, Progress, Store
 from ..store.tree import tree_digest
 from . import archive, criu, preflight
 from .engines.engine import Engine
+from .identity import Identity, PathOpener
 from .images import ImageStore
 from .records import Caller, OnEvent, from_os_error, now
 
@@ -62,8 +63,10 @@ class CheckpointService:
         images: ImageStore,
         store: Store,
         facts: HostFacts,
+        opener: PathOpener,
         max_archive: int = 1 << 40,
     ) -> None:
+        self.opener = opener
         self.layout = layout
         self.images = images
         self.store = store
@@ -261,7 +264,7 @@ class CheckpointService:
         """Whether it could be resumed here with the mounts and limits it was saved with."""
         manifest = await self.manifest(caller, checkpoint_id)
         saved = manifest.checkpoint
-        return await self.check(manifest, saved.mounts, saved.limits)
+        return await self.check(manifest, caller.identity, saved.mounts, saved.limits)
 
     async def verify(self, caller: Caller, checkpoint_id: str, on_event: OnEvent) -> VerifyReport:
         manifest = await self.manifest(caller, checkpoint_id)
@@ -301,7 +304,7 @@ class CheckpointService:
             )
 
     async def check(
-        self, manifest: Manifest, mounts: list[Mount], limits: Limits
+        self, manifest: Manifest, identity: Identity, mounts: list[Mount], limits: Limits
     ) -> PreflightReport:
         def look() -> list[Finding]:
             files: list[criu.OpenFile] = []
@@ -317,6 +320,7 @@ class CheckpointService:
                 mounts=mounts,
                 limits=limits,
                 files=files,
+                sizes=lambda paths: self.opener.sizes(identity, paths),
             )
 
         findings = await asyncio.to_thread(look)

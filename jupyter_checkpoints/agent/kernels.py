@@ -44,6 +44,7 @@ from ..store.store import MANIFEST_VERSION, Manifest
 from ..store.tree import tree_digest
 from .checkpoints import CheckpointService
 from .engines.engine import Adopted, ContainerSpec, Engine, Source
+from .identity import OpenMount
 from .images import ImageStore
 from .records import (
     Caller,
@@ -91,6 +92,7 @@ class KernelService:
         default_limits: Limits,
         orphan_grace: float,
     ) -> None:
+        self.opener = checkpoints.opener
         self.layout = layout
         self.images = images
         self.checkpoints = checkpoints
@@ -142,6 +144,7 @@ class KernelService:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self.engine.close()
+        await asyncio.to_thread(self.opener.close)
 
     def on_exit(self, kernel_id: str, code: int) -> None:
         """The engine's word that a container has ended by itself."""
@@ -163,36 +166,42 @@ class KernelService:
 
     async def start(self, caller: Caller, request: StartRequest, on_event: OnEvent) -> KernelModel:
         """Start a kernel, start an exited one again, or resume a checkpoint in a new one."""
-        kernel = self._kernels.get(request.kernel_id)
-        if kernel is not None and not caller.owns(kernel.record.uid):
-            raise Conflict("This kernel id is taken.", hint="Choose another id.")
-        if kernel is not None and kernel.record.state not in ("exited", "stopped"):
-            raise Conflict(
-                f"Kernel {request.kernel_id} is {kernel.record.state}.",
-                hint="Delete it first, or wait until it has ended.",
-            )
-        mounts = await asyncio.to_thread(checked_mounts, request.mounts)
+        self._require_free(caller, request.kernel_id)
+        mounts = checked_mounts(request.mounts)
         manifest: Manifest | None = None
         if request.checkpoint:
             manifest = await self.checkpoints.manifest(caller, request.checkpoint)
             record = self._record_from(caller, request, manifest, mounts)
         else:
             record = await self._record(caller, request, mounts)
+        async with self.opener.opened(record.identity, mounts) as opened:
+            return await self._start(caller, record, manifest, opened, on_event)
+
+    async def _start(
+        self,
+        caller: Caller,
+        record: Record,
+        manifest: Manifest | None,
+        mounts: list[OpenMount],
+        on_event: OnEvent,
+    ) -> KernelModel:
+        request = record.request
+        kernel = self._require_free(caller, request.kernel_id)
+        fresh = kernel is None
         if kernel is None:
             kernel = self._kernels[request.kernel_id] = _Kernel(record)
-            fresh = True
-        else:
-            fresh = False
         async with self._changing(kernel, request.kernel_id):
+            if not fresh:
+                self._require_free(caller, request.kernel_id)
             earlier = kernel.record
             kernel.record = record
             try:
                 await self._set(kernel, "starting" if manifest is None else "resuming")
                 if manifest is None:
-                    container = await self.engine.start(await self._spec(kernel, ""))
+                    container = await self.engine.start(await self._spec(kernel, "", mounts))
                     kernel.pid = container.pid
                 else:
-                    await self._resume(kernel, manifest, False, on_event)
+                    await self._resume(kernel, manifest, mounts, False, on_event)
             except BaseException:
                 if fresh:
                     await self._forget(request.kernel_id, kernel)
@@ -220,7 +229,8 @@ class KernelService:
             before = record.state
             try:
                 await self._set(kernel, "resuming")
-                await self._resume(kernel, manifest, keep, on_event)
+                async with self.opener.opened(record.identity, record.mounts) as mounts:
+                    await self._resume(kernel, manifest, mounts, keep, on_event)
             except BaseException:
                 # If it has ended meanwhile, on_exit has said so.
                 if kernel.is_in("resuming"):
@@ -231,13 +241,20 @@ class KernelService:
         return self._model(kernel)
 
     async def _resume(
-        self, kernel: _Kernel, manifest: Manifest, keep: bool, on_event: OnEvent
+        self,
+        kernel: _Kernel,
+        manifest: Manifest,
+        mounts: list[OpenMount],
+        keep: bool,
+        on_event: OnEvent,
     ) -> None:
         record = kernel.record
         checkpoint = manifest.checkpoint
         with self.checkpoints.reading(checkpoint.id):
             on_event(Event(event="progress", stage="preflight"))
-            report = await self.checkpoints.check(manifest, record.mounts, record.limits)
+            report = await self.checkpoints.check(
+                manifest, record.identity, record.mounts, record.limits
+            )
             if not report.ok:
                 raise PreflightBlocked(
                     "This checkpoint cannot be resumed on this host; nothing was changed.",
@@ -253,7 +270,7 @@ class KernelService:
                 facts=manifest.facts,
             )
             recorded = {m.target for m in checkpoint.mounts}
-            spec = await self._spec(kernel, manifest.connection.key)
+            spec = await self._spec(kernel, manifest.connection.key, mounts)
             if checkpoint.mode == "process":
                 # A mount that was not there at the save cannot be put into a restored container.
                 spec = msgspec.structs.replace(
@@ -465,6 +482,18 @@ class KernelService:
             )
         return kernel
 
+    def _require_free(self, caller: Caller, kernel_id: str) -> _Kernel | None:
+        """The caller's kernel of that id, if there is one; it has ended. Ask again after awaits."""
+        kernel = self._kernels.get(kernel_id)
+        if kernel is not None and not caller.owns(kernel.record.uid):
+            raise Conflict("This kernel id is taken.", hint="Choose another id.")
+        if kernel is not None and not kernel.is_in("exited", "stopped"):
+            raise Conflict(
+                f"Kernel {kernel_id} is {kernel.record.state}.",
+                hint="Delete it first, or wait until it has ended.",
+            )
+        return kernel
+
     async def _record(self, caller: Caller, request: StartRequest, mounts: list[Mount]) -> Record:
         if not request.argv or not request.key:
             raise InvalidRequest(
@@ -477,6 +506,7 @@ class KernelService:
         return Record(
             request=request,
             uid=caller.uid,
+            identity=caller.identity,
             created=now(),
             image=image.name,
             image_digest=image.digest,
@@ -498,6 +528,7 @@ class KernelService:
                 request, mode=saved.mode, kernel_name=request.kernel_name or saved.kernel_name
             ),
             uid=caller.uid,
+            identity=caller.identity,
             created=now(),
             image=saved.image,
             image_digest=saved.image_digest,
@@ -517,7 +548,7 @@ class KernelService:
             pids=wanted.pids if wanted.pids is not None else default.pids,
         )
 
-    async def _spec(self, kernel: _Kernel, key: str) -> ContainerSpec:
+    async def _spec(self, kernel: _Kernel, key: str, mounts: list[OpenMount]) -> ContainerSpec:
         record = kernel.record
         connection = record.connection
         if key and key != connection.key:
@@ -525,12 +556,13 @@ class KernelService:
         inside = msgspec.structs.replace(connection, ip="0.0.0.0")
         return ContainerSpec(
             kernel_id=record.request.kernel_id,
+            identity=record.identity,
             rootfs=await asyncio.to_thread(self.images.rootfs, record.image_digest),
             argv=record.argv,
             env={**record.env, "JUPYTER_CONNECTION_FILE": CONNECTION_FILE},
             cwd=record.cwd,
             hostname=record.hostname,
-            mounts=record.mounts,
+            mounts=mounts,
             limits=record.limits,
             connection_file=msgspec.json.encode(inside).decode(),
             iopub_port=connection.iopub_port,

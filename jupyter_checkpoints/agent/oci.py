@@ -6,11 +6,13 @@ from a checkpoint. Capabilities and masked paths are Docker's defaults.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from ..layout import INIT_PATH
-from ..models import Limits, Mount
+from ..models import Limits
+from .identity import OpenMount
 from .seccomp import DEFAULT_CAPABILITIES
 
 #: Where the agent's own files (the connection file) are mounted, read-only.
@@ -42,9 +44,17 @@ def _mount(target: str, kind: str, *options: str, source: str = "") -> dict[str,
     }
 
 
-def _bind(source: Path | str, target: str, read_only: bool) -> dict[str, Any]:
-    access = "ro" if read_only else "rw"
-    return _mount(target, "bind", "bind", access, "nosuid", "nodev", "private", source=str(source))
+def _bind(source: Path, target: str, *options: str) -> dict[str, Any]:
+    return _mount(
+        target, "bind", "bind", "nosuid", "nodev", "private", *options, source=str(source)
+    )
+
+
+def _shown(source: Path, mount: OpenMount) -> dict[str, Any]:
+    options = ["ro" if mount.read_only else "rw"]
+    if not mount.executable:
+        options.append("noexec")
+    return _bind(source, mount.target, *options)
 
 
 def resources(limits: Limits) -> dict[str, Any]:
@@ -70,7 +80,7 @@ def configuration(
     cgroup: str,
     criu_config: Path,
     private: Path,
-    mounts: list[Mount],
+    mounts: Sequence[tuple[Path, OpenMount]],
     limits: Limits,
     seccomp: dict[str, Any],
 ) -> dict[str, Any]:
@@ -82,6 +92,8 @@ def configuration(
         The mounted overlay.
     private:
         Directory of the kernel with ``connection.json``, ``hosts`` and ``resolv.conf``.
+    mounts:
+        Where the source of each is, in a place that only the agent can change, and what it is.
     network_namespace:
         Path of an existing namespace with its address.
     """
@@ -113,10 +125,10 @@ def configuration(
             _mount("/dev/shm", "tmpfs", "nosuid", "noexec", "nodev", "mode=1777", source="shm"),
             _mount("/dev/mqueue", "mqueue", "nosuid", "noexec", "nodev"),
             _mount("/sys", "sysfs", "nosuid", "noexec", "nodev", "ro"),
-            _bind(private / "connection", RUN_JUPYTER, True),
-            _bind(private / "hosts", "/etc/hosts", True),
-            _bind(private / "resolv.conf", "/etc/resolv.conf", True),
-            *(_bind(m.source, m.target, m.read_only) for m in mounts),
+            _bind(private / "connection", RUN_JUPYTER, "ro"),
+            _bind(private / "hosts", "/etc/hosts", "ro"),
+            _bind(private / "resolv.conf", "/etc/resolv.conf", "ro"),
+            *(_shown(source, mount) for source, mount in mounts),
         ],
         "annotations": {"org.criu.config": str(criu_config)},
         "linux": {

@@ -48,6 +48,7 @@ def check(
     mounts: list[Mount],
     limits: Limits,
     files: list[OpenFile],
+    sizes: Callable[[list[str]], list[int | None]],
 ) -> list[Finding]:
     """All findings, the blocking ones first. Blocking: run it in a thread.
 
@@ -59,13 +60,15 @@ def check(
         Of the container that would be resumed.
     files:
         The regular files that the saved processes have open.
+    sizes:
+        Measures files of the host, with the rights of whoever would have the kernel.
     """
     found = [
         *_host(manifest, here),
         *_image(manifest, image_root),
         *_memory(manifest, limits),
         *_mounts(manifest, mounts),
-        *_files(manifest, mounts, files),
+        *_files(mounts, files, sizes),
     ]
     return sorted(found, key=lambda f: f.severity)
 
@@ -161,29 +164,30 @@ def _mounts(manifest: Manifest, mounts: list[Mount]) -> Iterator[Finding]:
         )
 
 
-def _files(manifest: Manifest, mounts: list[Mount], files: list[OpenFile]) -> Iterator[Finding]:
+def _files(
+    mounts: list[Mount], files: list[OpenFile], sizes: Callable[[list[str]], list[int | None]]
+) -> Iterator[Finding]:
     """Files outside the container that are open: CRIU insists on their size."""
+    outside: list[tuple[str, int]] = []
     for file in files:
         mount = next((m for m in mounts if _below(file.path, m.target)), None)
-        if mount is None:
+        if mount is None or file.path.endswith(" (deleted)") or "/link_remap." in file.path:
             continue
-        path = Path(mount.source) / os.path.relpath(file.path, mount.target)
-        if file.path.endswith(" (deleted)") or "/link_remap." in file.path:
-            continue
-        try:
-            size = path.stat().st_size
-        except OSError:
+        relative = os.path.relpath(file.path, mount.target)
+        outside.append((os.path.normpath(os.path.join(mount.source, relative)), file.size))
+    found = sizes([path for path, _ in outside])
+    for (path, saved), size in zip(outside, found, strict=True):
+        if size is None:
             yield _block(
                 "file-missing",
                 f"A file that the kernel has open is gone: {path}.",
                 "Put it back, or resume another checkpoint.",
             )
-            continue
-        if size != file.size:
+        elif size != saved:
             yield _block(
                 "file-changed",
                 f"A file that the kernel has open was changed since: {path} has {size} bytes, "
-                f"it had {file.size}.",
+                f"it had {saved}.",
                 "Put it back as it was, or resume another checkpoint.",
             )
 

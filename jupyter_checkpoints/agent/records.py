@@ -19,6 +19,7 @@ from ..models import (
     Mount,
     StartRequest,
 )
+from .identity import ROOT, Identity
 
 #: Called on the event loop with each step of a long operation.
 OnEvent = Callable[[Event], None]
@@ -31,6 +32,8 @@ class Caller(Struct, frozen=True):
     """Who asks, as the kernel says (SO_PEERCRED)."""
 
     uid: int
+    identity: Identity = ROOT
+    """What his kernels run as."""
 
     def owns(self, uid: int) -> bool:
         return self.uid in (0, uid)
@@ -51,6 +54,8 @@ class Record(Struct, kw_only=True):
     limits: Limits
     mounts: list[Mount]
     connection: ConnectionInfo
+    identity: Identity = ROOT
+    """What it runs as. Kernels from before this was written down run as root."""
     state: KernelState = "starting"
     checkpoint: str = ""
     parent: str = ""
@@ -84,7 +89,7 @@ def checked_env(env: dict[str, str]) -> dict[str, str]:
 
 
 def checked_mounts(mounts: list[Mount]) -> list[Mount]:
-    """Absolute, plain, existing, and not where the container or the agent has its own."""
+    """Absolute, plain, and not where the container or the agent has its own."""
     targets = set()
     for mount in mounts:
         for path in (mount.source, mount.target):
@@ -100,10 +105,6 @@ def checked_mounts(mounts: list[Mount]) -> list[Mount]:
         if mount.target in targets:
             raise InvalidRequest(f"Two mounts have the same target: {mount.target}.")
         targets.add(mount.target)
-        if not os.path.exists(mount.source):
-            raise InvalidRequest(
-                f"{mount.source} cannot be mounted.", reason="It does not exist on this host."
-            )
     return mounts
 
 

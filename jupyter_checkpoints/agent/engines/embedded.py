@@ -27,6 +27,7 @@ from ...errors import (
     CheckpointsError,
     Conflict,
     InsufficientResources,
+    NotAllowed,
     NotFound,
     OperationTimeout,
     ResumeFailed,
@@ -35,7 +36,7 @@ from ...errors import (
 )
 from ...layout import Layout
 from ...models import Mode
-from .. import criu, monitor, oci, process, timers
+from .. import binds, criu, monitor, oci, process, timers
 from ..cgroup import Cgroup
 from ..network import Link, Network
 from ..process import CommandFailed
@@ -304,6 +305,11 @@ class EmbeddedEngine(Engine):
         self, kernel: _Kernel, spec: ContainerSpec, generation: int, source: Source | None
     ) -> Container:
         """Make one generation and let it run; on any error the caller destroys it."""
+        if not spec.identity.is_root:
+            raise NotAllowed(
+                f"Kernels of user {spec.identity.uid} cannot be kept apart from root's here.",
+                hint="Root may use runtime checkpoints on this host.",
+            )
         name = self._name(kernel.id, generation)
         bundle = self._bundle(kernel.id, generation)
         link = self.network.link(kernel.state.index, generation)
@@ -315,6 +321,7 @@ class EmbeddedEngine(Engine):
             (bundle / "work").mkdir(mode=0o700)
             layer = self.pool.create(name, source.checkpoint_id if source else None)
             mount_overlay(spec.rootfs, layer, bundle / "rootfs")
+            binds.stage(spec.mounts, bundle / "mounts")
             (bundle / "config.json").write_text(json.dumps(self._configuration(spec, bundle, link)))
             (bundle / "criu.conf").write_text(
                 criu.configuration(
@@ -392,7 +399,7 @@ class EmbeddedEngine(Engine):
             cgroup=self._cgroup(bundle.parent.name + "." + bundle.name).path,
             criu_config=bundle / "criu.conf",
             private=self.layout.kernel(spec.kernel_id),
-            mounts=spec.mounts,
+            mounts=[(bundle / "mounts" / str(n), m) for n, m in enumerate(spec.mounts)],
             limits=spec.limits,
             seccomp=self.seccomp,
         )

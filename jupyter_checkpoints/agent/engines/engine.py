@@ -14,22 +14,28 @@ from typing import Any
 
 from msgspec import Struct
 
-from ...models import Limits, Mode, Mount
+from ...models import Limits, Mode
+from ..identity import Identity, OpenMount
 
 #: Called on the event loop when a container has ended: (kernel id, exit code).
 OnExit = Callable[[str, int], None]
 
 
 class ContainerSpec(Struct, frozen=True, kw_only=True):
-    """A container to make. ``rootfs`` is the image's; ``connection_file`` its content."""
+    """A container to make. ``rootfs`` is the image's; ``connection_file`` its content.
+
+    ``mounts`` are open for as long as the call lasts that gets this, and no longer.
+    """
 
     kernel_id: str
+    identity: Identity
+    """Whom the kernel runs as: it may do outside what this user may, and nothing else."""
     rootfs: Path
     argv: list[str]
     env: dict[str, str]
     cwd: str
     hostname: str
-    mounts: list[Mount]
+    mounts: list[OpenMount]
     limits: Limits
     connection_file: str
     iopub_port: int
