@@ -6,6 +6,14 @@ address already there (TCP sockets are restored bound to it) but with the host's
 pair down, so that no packet of a client can meet the address before its sockets are back:
 :meth:`Network.activate` brings it up. Other namespaces on the host are never touched: every
 global name starts with a prefix that holds the agent's instance.
+
+No kernel changes an address of the host: browsers there give up their requests whenever one comes
+or goes. All kernels have one gateway, whose address is on the loopback device as long as the
+agent is, and each is reached by a route of its own to its end of the pair. Both ends are without
+IPv6, which would give itself addresses.
+
+A kernel is reached by its owner and by root. It reaches no other kernel, and cannot take another's
+address: packets count only where the address they come from is routed to (``rp_filter``).
 """
 
 from __future__ import annotations
@@ -37,11 +45,10 @@ class Link(Struct, frozen=True, kw_only=True):
     """The network of one container."""
 
     index: int
-    """Which /30 of the agent's subnet: the kernel's, through all its containers."""
+    """Which four addresses of the agent's subnet: the kernel's, through all its containers."""
     namespace: str
     veth: str
     address: str
-    gateway: str
 
 
 class Network:
@@ -50,8 +57,10 @@ class Network:
     def __init__(self, instance: str, subnet: str, nat: bool) -> None:
         self.prefix = f"jrc{instance}"
         self.subnet = ipaddress.IPv4Network(subnet)
+        self.gateway = str(self.subnet.network_address + 1)
         self.nat = nat
         self._open = False
+        self._ipv6 = True
         #: An index whose first link is there already, so that a kernel's start need not wait.
         self._spare: int | None = None
         self._making: int | None = None
@@ -104,22 +113,28 @@ class Network:
             # 15 characters are all that an interface name may have.
             veth=f"{self.prefix}{index:04x}{generation % 256:02x}",
             address=str(base + 2),
-            gateway=str(base + 1),
         )
 
     async def open(self) -> None:
         """Firewall and forwarding for all kernels; called once, at the agent's start.
 
-        Kernels never reach each other. They reach the outside if ``nat`` is on and the host can;
-        where it cannot, that is logged and they do not.
+        Kernels never reach each other, and only :meth:`admit` lets anybody but root reach one.
+        They reach the outside if ``nat`` is on and the host can; where it cannot, that is logged
+        and they do not.
         """
         await self._require_free()
         self._open = True
+        self._ipv6 = await asyncio.to_thread(Path("/proc/sys/net/ipv6").exists)
         rules = (
             f"table inet {self.table} {{}}\ndelete table inet {self.table}\n"
             f"table inet {self.table} {{\n"
+            "  set owners { type ipv4_addr . uid; }\n"
             "  chain forward { type filter hook forward priority -10; policy accept;\n"
-            f"    ip saddr {self.subnet} ip daddr {self.subnet} drop\n  }}\n"
+            f"    ip saddr {self.subnet} ip daddr {self.subnet} drop\n"
+            f"    ip daddr {self.subnet} ct state new drop\n  }}\n"
+            "  chain output { type filter hook output priority -10; policy accept;\n"
+            f"    ip daddr {self.subnet} ip daddr != {self.gateway} meta skuid != 0 ct state new"
+            " ip daddr . meta skuid != @owners reject\n  }\n"
         )
         if self.nat:
             rules += (
@@ -137,6 +152,7 @@ class Network:
         # A packet to a kernel that is down must not follow the default route to some host that
         # answers it: that would end the connection which the kernel is about to come back with.
         await self._ip("route", "replace", "unreachable", str(self.subnet), "metric", "4000")
+        await self._ip("addr", "replace", f"{self.gateway}/32", "dev", "lo")
         if self.nat:
             try:
                 await asyncio.to_thread(
@@ -164,31 +180,74 @@ class Network:
             return
         await self._quietly("nft", "delete", "table", "inet", self.table)
         await self._quietly("ip", "route", "del", "unreachable", str(self.subnet))
+        await self._quietly("ip", "addr", "del", f"{self.gateway}/32", "dev", "lo")
 
     async def create(self, link: Link, *, active: bool) -> None:
         """Make the namespace with its address; ``active`` also connects it to the host."""
-        host = [f"netns add {link.namespace}"]
-        host.append(f"link add {link.veth} type veth peer name eth0 netns {link.namespace}")
+        script = self._script(link, f"netns add {link.namespace}", active)
+        await process.run("sh", "-e", "-s", env=_ENV, timeout=_TIMEOUT, stdin=script)
+
+    def hook(self, link: Link, *, active: bool) -> str:
+        """The same as :meth:`create`, for a namespace that runc has made.
+
+        A shell script to be run as an OCI hook ``createRuntime``: when the container's namespaces
+        are there, and before anything in it runs or is restored.
+        """
+        # The container's state is one line of JSON on the standard input.
+        find = "read -r state || :\npid=${state##*'\"pid\":'}\npid=${pid%%[,\\}]*}\n"
+        return f"set -e\n{find}" + self._script(link, f"netns attach {link.namespace} $pid", active)
+
+    def _script(self, link: Link, make: str, active: bool) -> str:
+        host = [make, f"link add {link.veth} type veth peer name eth0 netns {link.namespace}"]
+        if self._ipv6:
+            # Here, because an address of its own comes as soon as a link is up.
+            host.append(f"link set {link.veth} addrgenmode none")
         if active:
-            host += [f"addr add {link.gateway}/30 dev {link.veth}", f"link set {link.veth} up"]
+            host += self._connect(link)
         inside = [
             "link set lo up",
-            f"addr add {link.address}/30 dev eth0",
+            f"addr add {link.address}/32 dev eth0",
             "link set eth0 up",
-            f"route add default via {link.gateway}",
+            f"route add default via {self.gateway} dev eth0 onlink",
         ]
-        await self._ip("-batch", "-", stdin="\n".join(host) + "\n")
-        await self._ip("-n", link.namespace, "-batch", "-", stdin="\n".join(inside) + "\n")
+        off = "echo 1 > /proc/sys/net/ipv6/conf/{}/disable_ipv6\n"
+        return "".join(
+            (
+                "ip -batch - <<END\n" + "\n".join(host) + "\nEND\n",
+                f"echo 1 > /proc/sys/net/ipv4/conf/{link.veth}/rp_filter\n",
+                off.format(link.veth) if self._ipv6 else "",
+                f"exec nsenter --net=/run/netns/{link.namespace} sh -e -c '",
+                off.format("eth0") if self._ipv6 else "",
+                "exec ip -batch -' <<END\n" + "\n".join(inside) + "\nEND\n",
+            )
+        )
+
+    def _connect(self, link: Link) -> list[str]:
+        return [
+            f"link set {link.veth} up",
+            # It is gone whenever the link is down: then the route of the whole subnet counts.
+            f"route replace {link.address}/32 dev {link.veth} src {self.gateway}",
+        ]
 
     async def activate(self, link: Link, replaces: Link | None = None) -> None:
         """Connect a namespace to the host; the link that had its address before is cut off."""
-        commands = [
-            f"addr replace {link.gateway}/30 dev {link.veth}",
-            f"link set {link.veth} up",
-        ]
+        commands = self._connect(link)
         if replaces is not None and replaces.veth in await _interfaces():
             commands.insert(0, f"link del {replaces.veth}")
         await self._ip("-batch", "-", stdin="\n".join(commands) + "\n")
+
+    async def admit(self, link: Link, uid: int) -> None:
+        """Let a user reach a kernel's address, which root alone does otherwise."""
+        await self._owner("add", link, uid)
+
+    async def expel(self, link: Link, uid: int) -> None:
+        """Take back what :meth:`admit` gave, before the address goes to somebody else."""
+        await self._owner("delete", link, uid)
+
+    async def _owner(self, verb: str, link: Link, uid: int) -> None:
+        if uid:
+            element = f"{verb} element inet {self.table} owners {{ {link.address} . {uid} }}\n"
+            await self._nft(element)
 
     async def disconnect(self, link: Link) -> None:
         """Drop all packets between host and namespace; :meth:`activate` lets them pass again."""

@@ -75,6 +75,8 @@ class _State(Struct, kw_only=True):
     monitor_start: int = 0
     boot_id: str = ""
     iopub_port: int = 0
+    one_gateway: bool = False
+    """Whether the host's side of its connections is the gateway of all kernels, as it is now."""
     subscribers: int = 0
     """How many clients were connected when the kernel was stopped."""
 
@@ -354,6 +356,7 @@ class EmbeddedEngine(Engine):
             monitor=child.pid,
             boot_id=self._boot_id,
             iopub_port=spec.iopub_port,
+            one_gateway=True,
         )
         # Written down before the old container is ended: whoever dies in between, one of the two
         # is found again.
@@ -491,6 +494,8 @@ class EmbeddedEngine(Engine):
             kernel = self._new_kernel(spec.kernel_id)
         elif not kernel.running:
             await self._end(kernel)
+        if not kernel.state.one_gateway:
+            source = msgspec.structs.replace(source, keep_connections=False)
         generation = kernel.state.generation + 1
         was_running = kernel.running
         old = self._name(kernel.id, kernel.state.generation)
