@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
 import struct
 import subprocess
@@ -147,8 +148,10 @@ async def test_other_users_of_the_host_do_not_reach_it(launch: Launch) -> None:
         "    print('reached')\n"
         "except OSError as error:\n    print(type(error).__name__)"
     )
-    said = [
-        subprocess.check_output([sys.executable, "-c", program.replace("UID", str(uid))], text=True)
-        for uid in (0, _NOBODY)
-    ]
-    assert said == ["reached\n", "ConnectionRefusedError\n"]
+
+    async def as_user(uid: int) -> bytes:
+        command = [sys.executable, "-c", program.replace("UID", str(uid))]
+        return await asyncio.to_thread(subprocess.check_output, command)
+
+    assert await as_user(0) == b"reached\n"
+    assert await as_user(_NOBODY) == b"ConnectionRefusedError\n"
