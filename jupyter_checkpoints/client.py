@@ -146,7 +146,11 @@ class AgentClient:
         return await self._call("GET", f"/v1/kernels/{_quoted(kernel_id)}", KernelModel)
 
     async def start_kernel(
-        self, request: StartRequest, progress: ProgressCallback | None = None
+        self,
+        request: StartRequest,
+        progress: ProgressCallback | None = None,
+        *,
+        operation: str = "",
     ) -> KernelModel:
         """Start a kernel, or resume a checkpoint in a new one; the answer has its connection.
 
@@ -157,7 +161,7 @@ class AgentClient:
         Conflict
             If a kernel of that id is running.
         """
-        return await self._long("/v1/kernels", request, KernelModel, progress)
+        return await self._long("/v1/kernels", request, KernelModel, progress, operation)
 
     async def delete_kernel(self, kernel_id: str) -> None:
         """Kill a kernel if it runs, and remove everything of it but its checkpoints."""
@@ -215,6 +219,8 @@ class AgentClient:
         kernel_id: str,
         request: SaveRequest | None = None,
         progress: ProgressCallback | None = None,
+        *,
+        operation: str = "",
     ) -> CheckpointModel:
         """Save a kernel. It goes on, unless ``request.stop``.
 
@@ -226,14 +232,36 @@ class AgentClient:
             If the kernel is busy with another save or resume, or is not running.
         """
         path = f"/v1/kernels/{_quoted(kernel_id)}/checkpoints"
-        return await self._long(path, request or SaveRequest(), CheckpointModel, progress)
+        return await self._long(
+            path, request or SaveRequest(), CheckpointModel, progress, operation
+        )
 
     async def resume(
-        self, kernel_id: str, checkpoint: str, progress: ProgressCallback | None = None
+        self,
+        kernel_id: str,
+        checkpoint: str,
+        progress: ProgressCallback | None = None,
+        *,
+        operation: str = "",
     ) -> KernelModel:
         """Put a kernel back to one of its checkpoints: same id, same address, same ports."""
         path = f"/v1/kernels/{_quoted(kernel_id)}/resume"
-        return await self._long(path, ResumeRequest(checkpoint=checkpoint), KernelModel, progress)
+        request = ResumeRequest(checkpoint=checkpoint)
+        return await self._long(path, request, KernelModel, progress, operation)
+
+    async def cancel(self, operation: str) -> None:
+        """End a save, a resume or a verification that was given this id, as if it had never begun.
+
+        It then raises ``Cancelled`` where it was asked for.
+
+        Raises
+        ------
+        NotFound
+            If the agent knows none of that id (yet).
+        Conflict
+            If it has ended, or has gone too far.
+        """
+        await self._call("DELETE", f"/v1/operations/{_quoted(operation)}", None)
 
     async def checkpoints(self, *, kernel: str = "", runtime: str = "") -> list[CheckpointModel]:
         """Checkpoints, newest first; of one kernel or one runtime if given."""
@@ -333,11 +361,15 @@ class AgentClient:
         return await self._call("GET", path, PreflightReport)
 
     async def verify(
-        self, checkpoint_id: str, progress: ProgressCallback | None = None
+        self,
+        checkpoint_id: str,
+        progress: ProgressCallback | None = None,
+        *,
+        operation: str = "",
     ) -> VerifyReport:
         """Read every byte of a checkpoint again and compare; damage is in the report."""
         path = f"/v1/checkpoints/{_quoted(checkpoint_id)}/verify"
-        return await self._long(path, None, VerifyReport, progress)
+        return await self._long(path, None, VerifyReport, progress, operation)
 
     # -- images -----------------------------------------------------------------------------
 
@@ -386,9 +418,19 @@ class AgentClient:
         return None if answer is None else _decode(response.content, answer)  # type: ignore[return-value]
 
     async def _long(
-        self, path: str, body: Any, answer: type[T], progress: ProgressCallback | None
+        self,
+        path: str,
+        body: Any,
+        answer: type[T],
+        progress: ProgressCallback | None,
+        operation: str = "",
     ) -> T:
-        """A request whose answer is a stream of events, see :class:`~.models.Event`."""
+        """A request whose answer is a stream of events, see :class:`~.models.Event`.
+
+        ``operation``: an id that :meth:`cancel` can be called with meanwhile.
+        """
+        if operation:
+            path += f"?operation={_quoted(operation)}"
         async with aclosing(self._lines("POST", path, body, timeout=_STREAM)) as lines:
             async for line in lines:
                 event = _decode(line, Event)

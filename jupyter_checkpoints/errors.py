@@ -15,7 +15,8 @@
     ├── ResumeFailed            500  exit 11  the checkpoint could not be resumed
     ├── PreflightBlocked        409  exit 12  the checkpoint cannot be resumed on this host
     ├── CheckpointDamaged       422  exit 13  files of the checkpoint are missing or changed
-    └── OperationTimeout        504  exit 14  a bounded operation took too long and was ended
+    ├── OperationTimeout        504  exit 14  a bounded operation took too long and was ended
+    └── Cancelled               409  exit 15  a user ended the operation; nothing was changed
 
 ``message`` says what happened, ``reason`` why, ``hint`` what the user can do.
 They travel as JSON (``to_json``) from the agent to its clients, which raise the same class again
@@ -167,6 +168,13 @@ class OperationTimeout(CheckpointsError):
 
     http_status = 504
     exit_code = 14
+
+
+class Cancelled(CheckpointsError):
+    """A user ended the operation before it was done; nothing was changed."""
+
+    http_status = 409
+    exit_code = 15
 
 
 _CLASSES: dict[str, type[CheckpointsError]] = {

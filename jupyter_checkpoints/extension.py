@@ -22,6 +22,7 @@ from . import __version__
 from .kernelmanager import CheckpointKernelManager, CheckpointKernels
 from .routes import HANDLERS
 from .runtimes import Runtimes
+from .session_routes import SESSION_HANDLERS
 from .sessions import Sessions
 from .websocket import CheckpointWebsocketConnection
 
@@ -35,7 +36,7 @@ class CheckpointsExtension(ExtensionApp):
     name = "jupyter_checkpoints"
     version = __version__
     classes = [Runtimes]
-    handlers = HANDLERS
+    handlers = [*HANDLERS, *SESSION_HANDLERS]
 
     #: ``None`` where the extension has nothing to work with, see :attr:`why_not`.
     runtimes: Runtimes | None = None

@@ -9,6 +9,7 @@ shutdown request already. So the few methods through which everything passes are
 from __future__ import annotations
 
 import asyncio
+import json
 from contextvars import ContextVar
 from datetime import datetime
 from queue import Empty
@@ -30,6 +31,9 @@ from .websocket import CheckpointWebsocketConnection
 
 #: Whether what is done now is done by the culler.
 _culling: ContextVar[bool] = ContextVar("culling", default=False)
+
+#: Whether the kernel that is started now is to leave its notebook's checkpoint alone.
+starting_fresh: ContextVar[bool] = ContextVar("starting_fresh", default=False)
 
 #: Seconds that a kernel gets to answer after a resume.
 _ANSWER_SECONDS = 10.0
@@ -61,11 +65,15 @@ class CheckpointKernels(AsyncMappingKernelManager):
         required = plan is not None
         if plan is None:
             notebook = (kwargs.get("env") or {}).get("JPY_SESSION_NAME", "")
-            plan = await self.runtimes.plan_start(self._contents_path(notebook), name)
+            plan = await self.runtimes.plan_start(
+                self._contents_path(notebook), name, fresh=starting_fresh.get()
+            )
         kwargs |= {"kernel_id": kernel_id, "path": path, "runtime": plan.runtime}
         if plan.checkpoint is not None:
             try:
-                await super()._async_start_kernel(**kwargs, restore_from=plan.checkpoint.id)
+                await super()._async_start_kernel(
+                    **kwargs, restore_from=plan.checkpoint.id, operation=plan.operation
+                )
                 await self._started(kernel_id)
             except Exception as error:
                 # jupyter_client keeps the task of a start that failed.
@@ -113,6 +121,24 @@ class CheckpointKernels(AsyncMappingKernelManager):
     async def _started(self, kernel_id: str) -> None:
         ready = self.get_kernel(kernel_id).ready
         await (ready if isinstance(ready, asyncio.Future) else asyncio.wrap_future(ready))
+
+    # -- listening ----------------------------------------------------------------------------
+
+    def start_watching_activity(self, kernel_id: str) -> None:
+        """Listen to a kernel's iopub channel: also for the numbers of the cells it runs."""
+        super().start_watching_activity(kernel_id)
+        kernel: Any = self._kernels[kernel_id]
+        stream = kernel._activity_stream
+        record = stream._recv_callback
+
+        def listen(parts: list[bytes]) -> None:
+            if self.runtimes is not None:
+                number = _cell_number(kernel.session, parts)
+                if number is not None:
+                    self.runtimes.cell_started(kernel_id, number)
+            record(parts)
+
+        stream.on_recv(listen)
 
     # -- ending -------------------------------------------------------------------------------
 
@@ -192,6 +218,11 @@ class CheckpointKernels(AsyncMappingKernelManager):
         """Whether it is running something now."""
         kernel = self._kernels.get(kernel_id)
         return kernel is not None and kernel.execution_state == "busy"
+
+    def in_use(self, kernel_id: str) -> bool:
+        """Whether it runs something, or a page is there that keeps it from being culled."""
+        connections = 0 if self.cull_connected else self._kernel_connections.get(kernel_id, 0)
+        return self.is_busy(kernel_id) or connections > 0
 
     def language(self, kernel_id: str) -> str:
         """The language of its kernelspec, in small letters."""
@@ -281,6 +312,20 @@ class CheckpointKernels(AsyncMappingKernelManager):
 
 class CheckpointKernelManager(CheckpointKernels):
     """The kernel manager that the extension puts into place."""
+
+
+def _cell_number(session: Any, parts: list[bytes]) -> int | None:
+    """The number of the cell that a message of iopub says is run now."""
+    _, message = session.feed_identities(parts)
+    # Signature, header, parent header, metadata, content.
+    if len(message) < 5 or b'"execute_input"' not in message[1]:
+        return None
+    try:
+        content = json.loads(message[4])
+        number = content["execution_count"]
+    except (ValueError, KeyError, TypeError):
+        return None
+    return number if isinstance(number, int) and number >= 0 else None
 
 
 def _known(error: Exception) -> CheckpointsError:

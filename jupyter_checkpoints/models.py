@@ -131,6 +131,8 @@ class SaveRequest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     trigger: Trigger = "manual"
     mode: Mode | None = None
     stop: bool = False
+    execution_count: Annotated[int, Meta(ge=0)] | None = None
+    """The number of the last cell that the kernel has run, if the caller knows."""
 
 
 class KernelPatch(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -202,6 +204,14 @@ class HostFacts(Struct, frozen=True, kw_only=True):
     boot_id: str
 
 
+class Verification(Struct, frozen=True, kw_only=True):
+    """When a checkpoint was last read again, whole, and what was found."""
+
+    at: str
+    ok: bool
+    problems: list[str] = []
+
+
 class CheckpointModel(Struct, frozen=True, kw_only=True):
     """One runtime checkpoint, as lists and ``show`` give it (no secrets in it)."""
 
@@ -236,6 +246,10 @@ class CheckpointModel(Struct, frozen=True, kw_only=True):
     """Never deleted by retention."""
     touched: str = ""
     """When its kernel was last found unchanged since; empty if never."""
+    execution_count: int | None = None
+    """The number of the last cell that the kernel had run; ``None`` if nobody knew."""
+    verified: Verification | None = None
+    """``None`` if it was not read again yet."""
 
 
 class Usage(Struct, frozen=True, kw_only=True):
@@ -244,6 +258,8 @@ class Usage(Struct, frozen=True, kw_only=True):
     total: int
     checkpoints: dict[str, int]
     """What deleting just this one would free, by id."""
+    held: dict[str, int] = {}
+    """What each has on the disk, shared or not, by id."""
 
 
 class Finding(Struct, frozen=True, kw_only=True):

@@ -103,13 +103,14 @@ class NotebookFile:
         self.register(runtime)
         return runtime
 
-    def register(self, runtime: str) -> None:
-        """Let the user's servers know whose runtime it is."""
+    def register(self, runtime: str, source: str = "") -> None:
+        """Let the user's servers know whose runtime it is, and which one it is a remix of."""
         try:
             registry = Registry()
             entry = registry.find(runtime)
             if entry is None or entry.place != self.place:
-                registry.put(Entry(runtime=runtime, place=self.place))
+                source = source or (entry.source if entry is not None else "")
+                registry.put(Entry(runtime=runtime, place=self.place, source=source))
         except (sqlite3.Error, OSError) as error:
             raise NotAllowed(
                 "The database of notebooks cannot be written.", reason=str(error)

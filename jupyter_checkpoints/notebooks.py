@@ -134,8 +134,10 @@ class Notebooks(LoggingConfigurable):
                 and not owner.deleted
                 and await self._claims(owner)
             )
-            if copied:
-                entry = Entry(runtime=str(uuid.uuid4()), place=place, carried=carried)
+            if copied and owner is not None:
+                entry = Entry(
+                    runtime=str(uuid.uuid4()), place=place, carried=carried, source=owner.runtime
+                )
             await asyncio.to_thread(self.registry.put, entry)
         except (sqlite3.Error, OSError) as error:
             self.log.warning("%s cannot be used: %s", self.registry.file, error)
@@ -212,7 +214,7 @@ class Notebooks(LoggingConfigurable):
         if not runtime:
             raise not_enabled(source)
         await self._save_original(runtime)
-        entry = Entry(runtime=str(uuid.uuid4()), place=self._place(target))
+        entry = Entry(runtime=str(uuid.uuid4()), place=self._place(target), source=runtime)
         async with connect() as agent:
             if not checkpoint_id:
                 newest = await agent.checkpoints(runtime=runtime)
@@ -265,7 +267,12 @@ class Notebooks(LoggingConfigurable):
                 and origin is not None
                 and settings.runtime in ("", origin.runtime, origin.carried)
             ):
-                here = Entry(runtime=str(uuid.uuid4()), place=place, carried=settings.runtime)
+                here = Entry(
+                    runtime=str(uuid.uuid4()),
+                    place=place,
+                    carried=settings.runtime,
+                    source=origin.runtime,
+                )
                 await asyncio.to_thread(self.registry.put, here)
                 self._known[place] = here
                 self._begin_seed(origin, here, path)

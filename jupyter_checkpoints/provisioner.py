@@ -157,6 +157,7 @@ class ContainerProvisioner(KernelProvisionerBase):
     _ending = False
     _exit_told = False
     _restore_from = ""
+    _operation = ""
     _runtime = ""
 
     @validate("mem_limit")
@@ -272,7 +273,8 @@ class ContainerProvisioner(KernelProvisionerBase):
         """Turn the start's arguments into those of :meth:`launch_kernel`.
 
         Understood besides jupyter_client's own: ``restore_from``, the id of a checkpoint to
-        resume instead of starting afresh, once; ``runtime``, which line of states it belongs to.
+        resume instead of starting afresh, once; ``operation``, an id to cancel that with;
+        ``runtime``, which line of states it belongs to.
 
         Raises
         ------
@@ -286,10 +288,12 @@ class ContainerProvisioner(KernelProvisionerBase):
                 hint="Set it to 'auto': the connection never leaves this host.",
             )
         self._restore_from = str(kwargs.pop("restore_from", None) or "")
+        self._operation = str(kwargs.pop("operation", None) or "")
         # The manager replays these arguments at each restart; a checkpoint is resumed once.
         launch_args = getattr(self.parent, "_launch_args", None)
         if launch_args is not None:
             launch_args.pop("restore_from", None)
+            launch_args.pop("operation", None)
         self._runtime = str(kwargs.pop("runtime", None) or "")
 
         environment = kwargs.pop("env", None) or dict(os.environ)
@@ -324,7 +328,7 @@ class ContainerProvisioner(KernelProvisionerBase):
                     self._start_request, cmd, kwargs.get("env") or {}, cwd
                 )
             try:
-                model = await agent.start_kernel(request)
+                model = await agent.start_kernel(request, operation=self._operation)
             except CheckpointsError as error:
                 await self._explain(agent, error)
                 raise

@@ -26,10 +26,13 @@ CREATE TABLE IF NOT EXISTS runtimes (
     runtime TEXT PRIMARY KEY,
     place TEXT NOT NULL,
     carried TEXT NOT NULL DEFAULT '',
-    deleted TEXT NOT NULL DEFAULT ''
+    deleted TEXT NOT NULL DEFAULT '',
+    source TEXT NOT NULL DEFAULT ''
 );
 CREATE INDEX IF NOT EXISTS runtimes_place ON runtimes (place);
 """
+#: Columns that earlier releases did not have.
+_ADDED = ("source",)
 
 
 class Entry(Struct, frozen=True, kw_only=True):
@@ -42,6 +45,8 @@ class Entry(Struct, frozen=True, kw_only=True):
     """The id that the notebook's metadata may still hold instead: it is a copy."""
     deleted: str = ""
     """When the notebook was deleted (ISO 8601, UTC), or empty."""
+    source: str = ""
+    """The runtime that it is a remix of, or empty."""
 
 
 def default_file() -> Path:
@@ -85,8 +90,9 @@ class Registry:
                 (entry.place, entry.runtime),
             )
             database.execute(
-                "INSERT OR REPLACE INTO runtimes VALUES (?, ?, ?, ?)",
-                (entry.runtime, entry.place, entry.carried, entry.deleted),
+                "INSERT OR REPLACE INTO runtimes (runtime, place, carried, deleted, source) "
+                "VALUES (?, ?, ?, ?, ?)",
+                (entry.runtime, entry.place, entry.carried, entry.deleted, entry.source),
             )
 
     def move(self, old: str, new: str) -> None:
@@ -126,6 +132,12 @@ class Registry:
         try:
             database.row_factory = _as_dict
             database.executescript(_SCHEMA)
+            there = {row["name"] for row in database.execute("PRAGMA table_info(runtimes)")}
+            for column in _ADDED:
+                if column not in there:
+                    database.execute(
+                        f"ALTER TABLE runtimes ADD COLUMN {column} TEXT NOT NULL DEFAULT ''"
+                    )
             with database:
                 yield database
         finally:

@@ -23,7 +23,7 @@ from tornado import web
 from tornado.iostream import StreamClosedError
 
 from . import __version__
-from .client import connect
+from .client import AgentClient, connect
 from .errors import (
     CheckpointsError,
     HostNotReady,
@@ -31,6 +31,7 @@ from .errors import (
     InvalidRequest,
     NotFound,
 )
+from .history import ListedCheckpoint, listed, with_remixes
 from .models import CheckpointModel, CheckpointPatch, Id, Mode, Name, is_id
 from .operations import Operation, known
 from .runtimes import Runtimes
@@ -80,6 +81,12 @@ class PruneBody(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     dry_run: bool = False
 
 
+class FreshBody(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """``POST fresh``."""
+
+    notebook: NotebookPath
+
+
 class DangerBody(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """``POST danger``: why, for the log."""
 
@@ -107,7 +114,7 @@ class RuntimeModel(Struct, kw_only=True):
     """When its notebook was deleted, if it was."""
     kernels: list[str] = field(default_factory=list)
     checkpoints: int = 0
-    newest: CheckpointModel | None = None
+    newest: ListedCheckpoint | None = None
     bytes: int = 0
     """What deleting all of its checkpoints one by one would free at least."""
     origin: Origin | None = None
@@ -150,6 +157,16 @@ class Handler(ExtensionHandlerMixin, APIHandler):
 
     def _url(self, *parts: str) -> str:
         return "/".join([self.base_url.rstrip("/") + PREFIX, *parts])
+
+    async def listed(
+        self, agent: AgentClient, checkpoints: list[CheckpointModel]
+    ) -> list[ListedCheckpoint]:
+        """Checkpoints as all answers have them."""
+        usage, entries = await asyncio.gather(
+            agent.usage(), asyncio.to_thread(self.runtimes.registry.all)
+        )
+        path_of = self.runtimes.notebooks.path_of
+        return listed(checkpoints, usage, {e.runtime: path_of(e.place) for e in entries})
 
     def untracked(self) -> None:
         """This request is no sign of somebody being there: pages poll."""
@@ -236,7 +253,8 @@ class RuntimesHandler(Handler):
                 deleted=entry.deleted,
             )
         runtime_of = {checkpoint.id: checkpoint.runtime for checkpoint in checkpoints}
-        for checkpoint in checkpoints:  # newest first
+        paths = {model.runtime: model.notebook for model in found.values()}
+        for checkpoint in listed(checkpoints, usage, paths):  # newest first
             if checkpoint.runtime:
                 model = found.setdefault(
                     checkpoint.runtime, RuntimeModel(runtime=checkpoint.runtime)
@@ -274,7 +292,19 @@ class FreshHandler(Handler):
     @authorized(action="execute")
     async def post(self, runtime: str) -> None:
         """The runtime's next kernel starts without a checkpoint, once."""
-        await self.runtimes.start_fresh_next(_checked(runtime))
+        self.runtimes.start_fresh_next(_checked(runtime))
+        self.set_status(204)
+        self.finish()
+
+
+class NotebookFreshHandler(Handler):
+    @web.authenticated
+    @authorized(action="execute")
+    async def post(self) -> None:
+        """The notebook's next kernel starts without a checkpoint, once."""
+        runtime = await self.runtimes.notebooks.runtime_of(self.body(FreshBody).notebook)
+        if runtime:  # one that has checkpoints switched off starts fresh anyway
+            self.runtimes.start_fresh_next(runtime)
         self.set_status(204)
         self.finish()
 
@@ -300,8 +330,17 @@ class CheckpointsHandler(Handler):
                 self.answer([])
                 return
             runtime = its_own
+        remixes = self.get_query_argument("remixes", "0")
+        if remixes not in ("0", "1"):
+            raise InvalidRequest("`remixes` is 0 or 1.")
+        registered = await asyncio.to_thread(self.runtimes.registry.all)
         async with connect() as agent:
-            self.answer(await agent.checkpoints(kernel=kernel, runtime=runtime))
+            if remixes == "1" and runtime:
+                sources = {e.runtime: e.source for e in registered if e.source}
+                found = with_remixes(await agent.checkpoints(kernel=kernel), runtime, sources)
+            else:
+                found = await agent.checkpoints(kernel=kernel, runtime=runtime)
+            self.answer(await self.listed(agent, found))
 
     @web.authenticated
     @authorized
@@ -330,7 +369,8 @@ class CheckpointHandler(Handler):
         """One checkpoint."""
         self.untracked()
         async with connect() as agent:
-            self.answer(await agent.checkpoint(_checked(checkpoint_id)))
+            model = await agent.checkpoint(_checked(checkpoint_id))
+            self.answer((await self.listed(agent, [model]))[0])
 
     @web.authenticated
     @authorized
@@ -340,8 +380,8 @@ class CheckpointHandler(Handler):
         patch = CheckpointPatch(name=body.name, pinned=body.pinned)
         async with connect() as agent:
             model = await agent.change_checkpoint(_checked(checkpoint_id), patch)
-        self.runtimes.changed(model)
-        self.answer(model)
+            self.runtimes.changed(model)
+            self.answer((await self.listed(agent, [model]))[0])
 
     @web.authenticated
     @authorized
@@ -363,6 +403,16 @@ class PreflightHandler(Handler):
         self.untracked()
         async with connect() as agent:
             self.answer(await agent.preflight(_checked(checkpoint_id)))
+
+
+class VerifyHandler(Handler):
+    @web.authenticated
+    @authorized
+    async def post(self, checkpoint_id: str) -> None:
+        """Read every byte again."""
+        async with connect() as agent:
+            checkpoint = await agent.checkpoint(_checked(checkpoint_id))
+        self.accepted(self.runtimes.verify(checkpoint))
 
 
 class ResumeHandler(Handler):
@@ -481,7 +531,9 @@ class ArchivesHandler(Handler):
         assert self._task is not None
         model = await self._task
         self.set_header("Location", self._url("checkpoints", model.id))
-        self.answer(model, 201)
+        async with connect() as agent:
+            [made] = await self.listed(agent, [model])
+        self.answer(made, 201)
 
     def on_connection_close(self) -> None:
         """The client has left in the middle."""
@@ -503,7 +555,9 @@ class RemixHandler(Handler):
         body = self.body(RemixBody)
         copy = await self.runtimes.notebooks.remix(body.source, body.target, body.checkpoint or "")
         self.set_header("Location", self._url("checkpoints", copy.id))
-        self.answer({"notebook": body.target, "runtime": copy.runtime, "checkpoint": copy}, 201)
+        async with connect() as agent:
+            [made] = await self.listed(agent, [copy])
+        self.answer({"notebook": body.target, "runtime": copy.runtime, "checkpoint": made}, 201)
 
 
 class OperationHandler(Handler):
@@ -512,10 +566,15 @@ class OperationHandler(Handler):
     async def get(self, operation_id: str) -> None:
         """How far long work is, or how it ended."""
         self.untracked()
+        self.answer(self.runtimes.operations.get(_checked(operation_id)).model())
+
+    @web.authenticated
+    @authorized
+    async def delete(self, operation_id: str) -> None:
+        """Cancel it: the kernel goes on as it was, and nothing is kept."""
         operation = self.runtimes.operations.get(_checked(operation_id))
-        if operation is None:
-            raise NotFound(f"There is no operation {operation_id} (any more).")
-        self.answer(operation.model())
+        await operation.cancel()
+        self.accepted(operation)
 
 
 class UsageHandler(Handler):
@@ -573,9 +632,11 @@ HANDLERS = [
     (f"{PREFIX}/runtimes", RuntimesHandler),
     (f"{PREFIX}/runtimes/{_ID}", RuntimeHandler),
     (f"{PREFIX}/runtimes/{_ID}/fresh", FreshHandler),
+    (f"{PREFIX}/fresh", NotebookFreshHandler),
     (f"{PREFIX}/checkpoints", CheckpointsHandler),
     (f"{PREFIX}/checkpoints/{_ID}", CheckpointHandler),
     (f"{PREFIX}/checkpoints/{_ID}/preflight", PreflightHandler),
+    (f"{PREFIX}/checkpoints/{_ID}/verify", VerifyHandler),
     (f"{PREFIX}/checkpoints/{_ID}/resume", ResumeHandler),
     (f"{PREFIX}/checkpoints/{_ID}/archive", ArchiveHandler),
     (f"{PREFIX}/archives", ArchivesHandler),

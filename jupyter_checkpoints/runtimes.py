@@ -15,12 +15,14 @@ from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Any, Protocol
 
+import msgspec
 from msgspec import Struct
 from traitlets import Bool, Enum, Float, Integer
 from traitlets.config import LoggingConfigurable
 
 from .client import connect
 from .errors import (
+    Cancelled,
     CheckpointDamaged,
     CheckpointsError,
     Conflict,
@@ -38,6 +40,7 @@ from .models import (
     Mode,
     SaveRequest,
     Trigger,
+    VerifyReport,
 )
 from .notebooks import ON_RESUME_TAG, Notebooks, not_enabled
 from .operations import Operation, Operations, known
@@ -59,6 +62,9 @@ class Kernels(Protocol):
 
     def is_busy(self, kernel_id: str) -> bool:
         """Whether it is running something now."""
+
+    def in_use(self, kernel_id: str) -> bool:
+        """Whether it runs something, or a page is there that keeps it from being culled."""
 
     def language(self, kernel_id: str) -> str:
         """The language of its kernelspec, in small letters."""
@@ -93,6 +99,8 @@ class Plan(Struct, frozen=True, kw_only=True):
     runtime: str = ""
     checkpoint: CheckpointModel | None = None
     mode: Mode | None = None
+    operation: str = ""
+    """The operation that resumes it, where that is one."""
 
 
 class _Bound(Struct, kw_only=True):
@@ -111,6 +119,8 @@ class _Bound(Struct, kw_only=True):
     """It was saved for good and is only to be ended."""
     warned: bool = False
     """Its memory is near the limit, and it was saved for that."""
+    cell: int | None = None
+    """The number of the last cell that it has run, where that is known."""
 
 
 class Runtimes(LoggingConfigurable):
@@ -248,13 +258,13 @@ class Runtimes(LoggingConfigurable):
 
     # -- starting -----------------------------------------------------------------------------
 
-    async def plan_start(self, path: str, kernel_name: str) -> Plan:
+    async def plan_start(self, path: str, kernel_name: str, *, fresh: bool = False) -> Plan:
         """How the kernel of a notebook is to be started: afresh, or from its newest checkpoint."""
         settings = await self.notebooks.settings(path)
         runtime = await self.notebooks.runtime_of(path, settings)
         if not runtime:
             return Plan(path=path)
-        fresh = runtime in self._fresh
+        fresh = fresh or runtime in self._fresh
         self._fresh.discard(runtime)
         checkpoint = None
         if self.wake and not fresh:
@@ -272,7 +282,7 @@ class Runtimes(LoggingConfigurable):
                 self.log.warning("No checkpoint can be looked for: %s", error)
         return Plan(path=path, runtime=runtime, checkpoint=checkpoint, mode=settings.mode)
 
-    async def start_fresh_next(self, runtime: str) -> None:
+    def start_fresh_next(self, runtime: str) -> None:
         """The next kernel of this runtime starts without a checkpoint, once."""
         self._fresh.add(runtime)
 
@@ -283,10 +293,11 @@ class Runtimes(LoggingConfigurable):
 
         ``busy``: in the middle of a cell, it seems.
         """
-        bound = _Bound(kernel_id=kernel_id, path=plan.path, runtime=plan.runtime)
+        bound = _Bound(kernel_id=kernel_id, path=plan.path, runtime=plan.runtime, cell=0)
         self._bound[kernel_id] = bound
         if resumed and plan.checkpoint is not None:
             bound.checkpoint = plan.checkpoint.id
+            bound.cell = plan.checkpoint.execution_count
             if not busy:
                 await self._renew(kernel_id)
             await self._run_on_resume(kernel_id, plan.path, busy=busy)
@@ -322,7 +333,7 @@ class Runtimes(LoggingConfigurable):
     ) -> None:
         self.tell(
             RUNTIME_EVENT,
-            action="resume_failed",
+            action="resume_cancelled" if isinstance(error, Cancelled) else "resume_failed",
             kernel_id=kernel_id,
             notebook=path,
             runtime=checkpoint.runtime,
@@ -374,6 +385,12 @@ class Runtimes(LoggingConfigurable):
         """The kernel has begun anew, so what it was saved to is not its state."""
         if (bound := self._bound.get(kernel_id)) is not None:
             bound.dirty = True
+            bound.cell = 0
+
+    def cell_started(self, kernel_id: str, number: int) -> None:
+        """The kernel says that it runs a cell, and which number that has."""
+        if (bound := self._bound.get(kernel_id)) is not None:
+            bound.cell = number
 
     # -- saving -------------------------------------------------------------------------------
 
@@ -423,16 +440,26 @@ class Runtimes(LoggingConfigurable):
                 self.tell(SAVE_EVENT, action="started", **facts)
                 activity = self._kernels.last_activity(kernel_id)
                 request = SaveRequest(
-                    name=name, trigger=trigger, mode=mode or settings.mode, stop=stop
+                    name=name,
+                    trigger=trigger,
+                    mode=mode or settings.mode,
+                    stop=stop,
+                    execution_count=bound.cell,
                 )
-                async with connect() as agent:
-                    model = await agent.save(
-                        kernel_id, request, partial(self._save_progress, operation, facts)
-                    )
-        except BaseException as error:
+                with operation.at_agent():
+                    async with connect() as agent:
+                        model = await agent.save(
+                            kernel_id,
+                            request,
+                            partial(self._save_progress, operation, facts),
+                            operation=operation.id,
+                        )
+        except BaseException as failure:
+            error = known(failure)
             self._taken(operation)
             self.log.warning("Kernel %s was not saved: %s", kernel_id, error)
-            self.tell(SAVE_EVENT, action="failed", **facts, **error_fields(known(error)))
+            action = "cancelled" if isinstance(error, Cancelled) else "failed"
+            self.tell(SAVE_EVENT, action=action, **facts, **error_fields(error))
             raise
         bound.checkpoint, bound.seen, bound.dirty = model.id, activity, False
         operation.checkpoint = model.id
@@ -571,7 +598,7 @@ class Runtimes(LoggingConfigurable):
             if model is not None and self.verify_before_cull:
                 await self._require_intact(model)
         except CheckpointsError as error:
-            keep = self.on_save_failure == "keep"
+            keep = self.on_save_failure == "keep" or isinstance(error, Cancelled)
             self.log.error(
                 "Kernel %s could not be saved before it is culled, so it is %s: %s",
                 kernel_id,
@@ -586,7 +613,7 @@ class Runtimes(LoggingConfigurable):
                 **error_fields(error),
             )
             return not keep
-        if self._kernels.last_activity(kernel_id) != before or self._kernels.is_busy(kernel_id):
+        if self._kernels.last_activity(kernel_id) != before or self._kernels.in_use(kernel_id):
             self.log.info("Kernel %s is kept: it was used while it was saved", kernel_id)
             return False
         if model is not None:
@@ -675,17 +702,21 @@ class Runtimes(LoggingConfigurable):
         }
         self.tell(RUNTIME_EVENT, action="resuming", **facts)
         try:
-            async with connect() as agent:
-                model = await agent.resume(kernel_id, checkpoint.id, operation.progress)
+            with operation.at_agent():
+                async with connect() as agent:
+                    model = await agent.resume(
+                        kernel_id, checkpoint.id, operation.progress, operation=operation.id
+                    )
             busy = False
             if model.connection is not None:
                 busy = not await self._kernels.adopt(kernel_id, model.connection)
             bound.checkpoint, bound.dirty = checkpoint.id, False
+            bound.cell = checkpoint.execution_count
             bound.seen = self._kernels.last_activity(kernel_id)
             await self._run_on_resume(kernel_id, bound.path, busy=busy)
-        except CheckpointsError as error:
-            self.log.warning("Kernel %s was not resumed: %s", kernel_id, error)
-            self._tell_failed(kernel_id, checkpoint, bound.path, error, in_place=True)
+        except (CheckpointsError, asyncio.CancelledError) as error:
+            self.log.warning("Kernel %s was not resumed: %s", kernel_id, known(error))
+            self._tell_failed(kernel_id, checkpoint, bound.path, known(error), in_place=True)
             raise
         finally:
             self._resuming.pop(kernel_id).set()
@@ -722,15 +753,43 @@ class Runtimes(LoggingConfigurable):
     async def _resume_new(self, plan: Plan, operation: Operation) -> dict[str, str]:
         assert plan.checkpoint is not None
         try:
-            kernel_id = await self._kernels.start_resumed(plan)
-        except CheckpointsError as error:
-            self._tell_failed("", plan.checkpoint, plan.path, error, in_place=False)
+            with operation.at_agent():
+                kernel_id = await self._kernels.start_resumed(
+                    msgspec.structs.replace(plan, operation=operation.id)
+                )
+        except (CheckpointsError, asyncio.CancelledError) as error:
+            self._tell_failed("", plan.checkpoint, plan.path, known(error), in_place=False)
             raise
         operation.kernel_id = kernel_id
         former = await self._sessions.change_kernel(plan.path, kernel_id)
         if former:
             await self._kernels.end(former)
         return {"kernel_id": kernel_id, "notebook": plan.path}
+
+    # -- verifying ----------------------------------------------------------------------------
+
+    def verify(self, checkpoint: CheckpointModel) -> Operation:
+        """Begin to read a checkpoint again, whole. Its outcome is a :class:`VerifyReport`."""
+        return self.operations.start(
+            Operation("verify", partial(self._verify, checkpoint), checkpoint=checkpoint.id)
+        )
+
+    async def _verify(self, checkpoint: CheckpointModel, operation: Operation) -> VerifyReport:
+        with operation.at_agent():
+            async with connect() as agent:
+                report = await agent.verify(
+                    checkpoint.id, operation.progress, operation=operation.id
+                )
+        self.tell(
+            RUNTIME_EVENT,
+            action="verified",
+            checkpoint=checkpoint.id,
+            runtime=checkpoint.runtime,
+            operation=operation.id,
+            ok=report.ok,
+            reason="; ".join(report.problems[:5]),
+        )
+        return report
 
     # -- what is kept -------------------------------------------------------------------------
 

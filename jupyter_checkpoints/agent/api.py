@@ -40,7 +40,8 @@ from ..models import (
 from .archive import Export
 from .image_spec import ImageSpec
 from .kernels import KernelService
-from .records import Caller, OnEvent
+from .operation import Operation
+from .records import Caller
 
 log = logging.getLogger(__name__)
 
@@ -95,10 +96,19 @@ class Handler(RequestHandler):
         self.set_header("Content-Type", "application/json")
         self.finish(msgspec.json.encode(value))
 
-    async def stream(self, work: Callable[[OnEvent], Awaitable[Any]]) -> None:
+    async def stream(self, work: Callable[[Operation], Awaitable[Any]]) -> None:
         """Run a long operation and send its events; see :class:`Event`."""
         events: asyncio.Queue[Event | None] = asyncio.Queue()
-        task = asyncio.ensure_future(work(events.put_nowait))
+        operation = Operation(events.put_nowait)
+        operation_id = self.get_query_argument("operation", "")
+        if operation_id:
+            _checked(operation_id)
+
+        async def run() -> Any:
+            with self.service.operations.known(self.caller, operation_id, operation):
+                return await work(operation)
+
+        task = asyncio.ensure_future(run())
         task.add_done_callback(lambda _: events.put_nowait(None))
         _RUNNING.add(task)
         task.add_done_callback(_RUNNING.discard)
@@ -207,7 +217,7 @@ class KernelsHandler(Handler):
 
     async def post(self) -> None:
         request = self.body(StartRequest)
-        await self.stream(lambda on_event: self.service.start(self.caller, request, on_event))
+        await self.stream(lambda operation: self.service.start(self.caller, request, operation))
 
 
 class KernelHandler(Handler):
@@ -332,7 +342,7 @@ class KernelCheckpointsHandler(Handler):
         request = self.body(SaveRequest)
         _checked(kernel_id)
         await self.stream(
-            lambda on_event: self.service.save(self.caller, kernel_id, request, on_event)
+            lambda operation: self.service.save(self.caller, kernel_id, request, operation)
         )
 
 
@@ -341,8 +351,8 @@ class ResumeHandler(Handler):
         request = self.body(ResumeRequest)
         _checked(kernel_id)
         await self.stream(
-            lambda on_event: self.service.resume(
-                self.caller, kernel_id, request.checkpoint, on_event
+            lambda operation: self.service.resume(
+                self.caller, kernel_id, request.checkpoint, operation
             )
         )
 
@@ -467,6 +477,12 @@ class ArchivesHandler(Handler):
         self.on_finish()
 
 
+class OperationHandler(Handler):
+    async def delete(self, operation_id: str) -> None:
+        self.service.operations.cancel(self.caller, _checked(operation_id))
+        self.set_status(204)
+
+
 class UsageHandler(Handler):
     async def get(self) -> None:
         self.answer(await self.service.checkpoints.usage(self.caller))
@@ -481,7 +497,7 @@ class VerifyHandler(Handler):
     async def post(self, checkpoint_id: str) -> None:
         _checked(checkpoint_id)
         await self.stream(
-            lambda on_event: self.service.checkpoints.verify(self.caller, checkpoint_id, on_event)
+            lambda operation: self.service.checkpoints.verify(self.caller, checkpoint_id, operation)
         )
 
 
@@ -496,10 +512,10 @@ class ImagesHandler(Handler):
         loop = asyncio.get_running_loop()
         images = self.service.images
 
-        async def work(on_event: OnEvent) -> ImageModel:
+        async def work(operation: Operation) -> ImageModel:
             def progress(stage: str, message: str) -> None:
                 event = Event(event="progress", stage=stage, message=message)
-                loop.call_soon_threadsafe(on_event, event)
+                loop.call_soon_threadsafe(operation, event)
 
             if request.spec is not None:
                 return await asyncio.to_thread(images.build, request.spec, request.name, progress)
@@ -541,6 +557,7 @@ def application(service: KernelService, allowed_uids: frozenset[int]) -> Applica
         (rf"/v1/checkpoints/{_ID}/verify", VerifyHandler),
         (rf"/v1/checkpoints/{_ID}/archive", ArchiveHandler),
         (r"/v1/archives", ArchivesHandler),
+        (rf"/v1/operations/{_ID}", OperationHandler),
         (r"/v1/usage", UsageHandler),
         (r"/v1/images", ImagesHandler),
         (r"/v1/images/(.+)", ImageHandler),

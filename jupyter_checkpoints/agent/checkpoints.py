@@ -40,6 +40,7 @@ from ..models import (
     Mount,
     PreflightReport,
     Usage,
+    Verification,
     VerifyReport,
 )
 from ..store.store import Manifest, Notes, Progress, Store
@@ -48,7 +49,8 @@ from . import archive, criu, preflight
 from .engines.engine import Engine
 from .identity import Identity, PathOpener
 from .images import ImageStore
-from .records import Caller, OnEvent, from_os_error, now
+from .operation import Operation
+from .records import Caller, from_os_error, now
 
 
 class CheckpointService:
@@ -98,7 +100,8 @@ class CheckpointService:
         await self.manifest(caller, checkpoint_id)
 
         def change(notes: Notes) -> Notes:
-            return Notes(
+            return msgspec.structs.replace(
+                notes,
                 name=notes.name if patch.name is None else patch.name,
                 pinned=notes.pinned if patch.pinned is None else patch.pinned,
                 touched=now() if patch.touch else notes.touched,
@@ -124,6 +127,7 @@ class CheckpointService:
             stopped=False,
             pinned=False,
             touched="",
+            verified=None,
         )
         with self.reading(checkpoint_id):
             try:
@@ -202,6 +206,7 @@ class CheckpointService:
             stopped=False,
             pinned=False,
             touched="",
+            verified=None,
         )
         staging = await asyncio.to_thread(self.store.begin, model.id, size)
         try:
@@ -248,6 +253,7 @@ class CheckpointService:
                 name: sum(n for part, n in held.items() if holders[part] == 1)
                 for name, held in parts.items()
             },
+            held={name: sum(held.values()) for name, held in parts.items()},
         )
 
     async def delete(self, caller: Caller, checkpoint_id: str) -> None:
@@ -266,15 +272,24 @@ class CheckpointService:
         saved = manifest.checkpoint
         return await self.check(manifest, caller.identity, saved.mounts, saved.limits)
 
-    async def verify(self, caller: Caller, checkpoint_id: str, on_event: OnEvent) -> VerifyReport:
+    async def verify(
+        self, caller: Caller, checkpoint_id: str, operation: Operation
+    ) -> VerifyReport:
         manifest = await self.manifest(caller, checkpoint_id)
         with self.reading(checkpoint_id):
-            return await self._verify(manifest, on_event)
+            report = await self._verify(manifest, operation)
+            found = Verification(at=now(), ok=report.ok, problems=report.problems[:20])
+            await asyncio.to_thread(
+                self.store.annotate,
+                checkpoint_id,
+                lambda notes: msgspec.structs.replace(notes, verified=found),
+            )
+            return report
 
-    async def _verify(self, manifest: Manifest, on_event: OnEvent) -> VerifyReport:
+    async def _verify(self, manifest: Manifest, operation: Operation) -> VerifyReport:
         checkpoint_id = manifest.checkpoint.id
         report = await asyncio.to_thread(
-            self.store.verify, manifest, self.reporter("verify", on_event)
+            self.store.verify, manifest, self.reporter("verify", operation)
         )
         problems = list(report.problems)
         size = 0
@@ -293,9 +308,9 @@ class CheckpointService:
             bytes_read=report.bytes_read + size,
         )
 
-    async def require_intact(self, manifest: Manifest, on_event: OnEvent) -> None:
-        on_event(Event(event="progress", stage="verify"))
-        report = await self._verify(manifest, on_event)
+    async def require_intact(self, manifest: Manifest, operation: Operation) -> None:
+        operation(Event(event="progress", stage="verify"))
+        report = await self._verify(manifest, operation)
         if not report.ok:
             raise CheckpointDamaged(
                 f"Checkpoint {manifest.checkpoint.id} is damaged; nothing was changed.",
@@ -337,16 +352,17 @@ class CheckpointService:
             )
         return manifest
 
-    def reporter(self, stage: str, on_event: OnEvent) -> Progress:
+    def reporter(self, stage: str, operation: Operation) -> Progress:
         """A callback for threads that reports at most ten times a second."""
         last = 0.0
 
         def report(done: int, total: int) -> None:
             nonlocal last
+            operation.check()
             now = time.monotonic()
             if now - last >= 0.1 or done == total:
                 last = now
                 event = Event(event="progress", stage=stage, done=done, total=total)
-                self._loop.call_soon_threadsafe(on_event, event)
+                self._loop.call_soon_threadsafe(operation, event)
 
         return report

@@ -46,9 +46,9 @@ from .checkpoints import CheckpointService
 from .engines.engine import Adopted, ContainerSpec, Engine, Source
 from .identity import OpenMount
 from .images import ImageStore
+from .operation import Operation, Operations
 from .records import (
     Caller,
-    OnEvent,
     Record,
     checked_env,
     checked_mounts,
@@ -99,6 +99,7 @@ class KernelService:
         self.facts = facts
         self.default_limits = default_limits
         self.orphan_grace = orphan_grace
+        self.operations = Operations()
         self.engine: Engine
         self._kernels: dict[str, _Kernel] = {}
         self._loop = asyncio.get_running_loop()
@@ -164,7 +165,9 @@ class KernelService:
         kernel = self._get(caller, kernel_id)
         return self._model(kernel, await self.engine.memory(kernel_id))
 
-    async def start(self, caller: Caller, request: StartRequest, on_event: OnEvent) -> KernelModel:
+    async def start(
+        self, caller: Caller, request: StartRequest, operation: Operation
+    ) -> KernelModel:
         """Start a kernel, start an exited one again, or resume a checkpoint in a new one."""
         self._require_free(caller, request.kernel_id)
         mounts = checked_mounts(request.mounts)
@@ -175,7 +178,7 @@ class KernelService:
         else:
             record = await self._record(caller, request, mounts)
         async with self.opener.opened(record.identity, mounts) as opened:
-            return await self._start(caller, record, manifest, opened, on_event)
+            return await self._start(caller, record, manifest, opened, operation)
 
     async def _start(
         self,
@@ -183,7 +186,7 @@ class KernelService:
         record: Record,
         manifest: Manifest | None,
         mounts: list[OpenMount],
-        on_event: OnEvent,
+        operation: Operation,
     ) -> KernelModel:
         request = record.request
         kernel = self._require_free(caller, request.kernel_id)
@@ -196,12 +199,13 @@ class KernelService:
             earlier = kernel.record
             kernel.record = record
             try:
+                operation.check()
                 await self._set(kernel, "starting" if manifest is None else "resuming")
                 if manifest is None:
                     container = await self.engine.start(await self._spec(kernel, "", mounts))
                     kernel.pid = container.pid
                 else:
-                    await self._resume(kernel, manifest, mounts, False, on_event)
+                    await self._resume(kernel, manifest, mounts, False, operation)
             except BaseException:
                 if fresh:
                     await self._forget(request.kernel_id, kernel)
@@ -213,7 +217,7 @@ class KernelService:
         return self._model(kernel)
 
     async def resume(
-        self, caller: Caller, kernel_id: str, checkpoint_id: str, on_event: OnEvent
+        self, caller: Caller, kernel_id: str, checkpoint_id: str, operation: Operation
     ) -> KernelModel:
         """Put a kernel back to one of its checkpoints: same id, same address, same ports."""
         kernel = self._get(caller, kernel_id)
@@ -228,9 +232,10 @@ class KernelService:
             keep = record.state == "stopped" and record.checkpoint == checkpoint_id
             before = record.state
             try:
+                operation.check()
                 await self._set(kernel, "resuming")
                 async with self.opener.opened(record.identity, record.mounts) as mounts:
-                    await self._resume(kernel, manifest, mounts, keep, on_event)
+                    await self._resume(kernel, manifest, mounts, keep, operation)
             except BaseException:
                 # If it has ended meanwhile, on_exit has said so.
                 if kernel.is_in("resuming"):
@@ -246,12 +251,12 @@ class KernelService:
         manifest: Manifest,
         mounts: list[OpenMount],
         keep: bool,
-        on_event: OnEvent,
+        operation: Operation,
     ) -> None:
         record = kernel.record
         checkpoint = manifest.checkpoint
         with self.checkpoints.reading(checkpoint.id):
-            on_event(Event(event="progress", stage="preflight"))
+            operation(Event(event="progress", stage="preflight"))
             report = await self.checkpoints.check(
                 manifest, record.identity, record.mounts, record.limits
             )
@@ -260,8 +265,9 @@ class KernelService:
                     "This checkpoint cannot be resumed on this host; nothing was changed.",
                     findings=[msgspec.to_builtins(f) for f in report.findings],
                 )
-            await self.checkpoints.require_intact(manifest, on_event)
-            on_event(Event(event="progress", stage="restore"))
+            await self.checkpoints.require_intact(manifest, operation)
+            operation.check()
+            operation(Event(event="progress", stage="restore"))
             source = Source(
                 checkpoint_id=checkpoint.id,
                 mode=checkpoint.mode,
@@ -276,7 +282,7 @@ class KernelService:
                 spec = msgspec.structs.replace(
                     spec, mounts=[m for m in spec.mounts if m.target in recorded]
                 )
-            container = await self.engine.resume(spec, source)
+            container = await self.engine.resume(spec, source, commit=operation.settle)
             kernel.pid = container.pid
             record.checkpoint = record.parent = checkpoint.id
             # Its key may be another than that of the state it replaces.
@@ -352,7 +358,7 @@ class KernelService:
     # -- checkpoints ---------------------------------------------------------------------------
 
     async def save(
-        self, caller: Caller, kernel_id: str, request: SaveRequest, on_event: OnEvent
+        self, caller: Caller, kernel_id: str, request: SaveRequest, operation: Operation
     ) -> CheckpointModel:
         """Save a kernel. It goes on as soon as its state is taken, not when all is written.
 
@@ -367,8 +373,9 @@ class KernelService:
                     hint="Only a running kernel can be saved.",
                 )
             try:
+                operation.check()
                 await self._set(kernel, "saving")
-                model = await self._save(kernel, request, on_event)
+                model = await self._save(kernel, request, operation)
             except BaseException:
                 if kernel.is_in("saving"):
                     await self._set(kernel, "running")
@@ -378,7 +385,7 @@ class KernelService:
         return model
 
     async def _save(
-        self, kernel: _Kernel, request: SaveRequest, on_event: OnEvent
+        self, kernel: _Kernel, request: SaveRequest, operation: Operation
     ) -> CheckpointModel:
         began = time.perf_counter()
         kernel_id = kernel.record.request.kernel_id
@@ -392,19 +399,21 @@ class KernelService:
         held = False
         snapshot = False
         try:
-            on_event(Event(event="progress", stage="dump", total=memory))
+            operation(Event(event="progress", stage="dump", total=memory))
             saved = await self.engine.save(
                 kernel_id, checkpoint_id, staging.images, mode, hold=request.stop
             )
             held, snapshot = request.stop, True
-            on_event(Event(event="progress", stage="pack", total=memory))
+            # The dump itself is never broken off: CRIU is in the kernel's processes meanwhile.
+            operation.check()
+            operation(Event(event="progress", stage="pack", total=memory))
             tree = await self.engine.snapshot_tree(checkpoint_id)
             files, (digest, files_size), _ = await asyncio.gather(
-                asyncio.to_thread(staging.seal, self.checkpoints.reporter("pack", on_event)),
+                asyncio.to_thread(staging.seal, self.checkpoints.reporter("pack", operation)),
                 asyncio.to_thread(tree_digest, tree),
                 self.engine.snapshot_durable(checkpoint_id),
             )
-            on_event(Event(event="progress", stage="commit"))
+            operation(Event(event="progress", stage="commit"))
             record = kernel.record
             model = CheckpointModel(
                 id=checkpoint_id,
@@ -428,6 +437,7 @@ class KernelService:
                 files_size=files_size,
                 pause_seconds=saved.pause_seconds,
                 save_seconds=time.perf_counter() - began,
+                execution_count=request.execution_count,
             )
             manifest = Manifest(
                 version=MANIFEST_VERSION,
@@ -440,6 +450,7 @@ class KernelService:
                 tree_digest=digest,
                 facts=saved.facts,
             )
+            operation.settle()
             await asyncio.to_thread(staging.commit, manifest)
         except BaseException as error:
             if held:

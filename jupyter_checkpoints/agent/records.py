@@ -5,7 +5,6 @@ from __future__ import annotations
 import datetime
 import errno
 import os
-from collections.abc import Callable
 
 from msgspec import Struct
 
@@ -13,16 +12,12 @@ from ..errors import CheckpointsError, InsufficientResources, InvalidRequest, Sa
 from ..models import (
     PORTS,
     ConnectionInfo,
-    Event,
     KernelState,
     Limits,
     Mount,
     StartRequest,
 )
 from .identity import ROOT, Identity
-
-#: Called on the event loop with each step of a long operation.
-OnEvent = Callable[[Event], None]
 
 #: What a mount may never hide or show: the container's own, and the agent's.
 _RESERVED = ("/proc", "/sys", "/dev", "/run/jupyter", "/.jupyter-checkpoints", "/etc")

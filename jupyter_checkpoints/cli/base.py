@@ -38,7 +38,8 @@ Exit codes
   5  this user may not do that             12  the checkpoint cannot be resumed on this host
   6  the host lacks a tool or a feature    13  files of the checkpoint are missing or changed
   7  no agent answers                      14  an operation took too long and was ended
-  8  not enough disk or memory            130  interrupted by the user
+  8  not enough disk or memory             15  a user ended the operation; nothing was changed
+                                          130  interrupted by the user
 """
 
 

@@ -75,7 +75,7 @@ class RemixApp(AgentCommand):
             write_settings(remixed.metadata, runtime=made.runtime)
             remixed.write(target)
             remixed.path = target
-            remixed.register(made.runtime)
+            remixed.register(made.runtime, source=newest[0].runtime)
         except BaseException:
             await agent.delete_checkpoint(made.id)
             raise

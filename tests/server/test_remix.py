@@ -103,6 +103,36 @@ async def test_asked_for(server: Server, client: AgentClient) -> None:
     assert not (server.root / "x.ipynb").exists()
 
 
+async def test_remixes_branch_off(server: Server) -> None:
+    original = server.write("n.ipynb")
+    jupyter = await server.start()
+    kernel_id = await jupyter.open(original)
+    await jupyter.run(kernel_id, "x = 1")
+    first = await jupyter.save(kernel_id)
+    for source, target in ((original, "one.ipynb"), ("one.ipynb", "two.ipynb")):
+        await jupyter.ours("POST", "remix", {"source": source, "target": target})
+    family = await jupyter.ours("GET", f"checkpoints?notebook={original}&remixes=1")
+    assert [(c["notebook"], c["trigger"]) for c in family] == [
+        ("two.ipynb", "remix"),
+        ("one.ipynb", "remix"),
+        (original, "manual"),
+    ]
+    assert [c["parent"] for c in family] == [family[1]["id"], first["id"], ""]
+    # They share nearly all; none would be free without the others.
+    for checkpoint in family:
+        assert checkpoint["held"] > checkpoint["shared"] > 0.9 * checkpoint["held"]
+    [alone] = await jupyter.checkpoints(original)
+    assert alone == family[2]
+    # Without the first checkpoints of the remixes it is still known where they came from.
+    two = await jupyter.open("two.ipynb")
+    await jupyter.run(two, "x = 2")
+    await jupyter.save(two)
+    for checkpoint in family[:2]:
+        await jupyter.ours("DELETE", f"checkpoints/{checkpoint['id']}")
+    family = await jupyter.ours("GET", f"checkpoints?notebook={original}&remixes=1")
+    assert [c["notebook"] for c in family] == ["two.ipynb", original]
+
+
 async def test_moved(server: Server) -> None:
     """By the server, and behind its back: the runtime goes with the notebook."""
     notebook = server.write("n.ipynb")

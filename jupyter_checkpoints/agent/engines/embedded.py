@@ -304,7 +304,12 @@ class EmbeddedEngine(Engine):
         return kernel
 
     async def _launch(
-        self, kernel: _Kernel, spec: ContainerSpec, generation: int, source: Source | None
+        self,
+        kernel: _Kernel,
+        spec: ContainerSpec,
+        generation: int,
+        source: Source | None,
+        commit: Callable[[], None] = lambda: None,
     ) -> Container:
         """Make one generation and let it run; on any error the caller destroys it."""
         if not spec.identity.is_root:
@@ -358,6 +363,7 @@ class EmbeddedEngine(Engine):
             iopub_port=spec.iopub_port,
             one_gateway=True,
         )
+        commit()
         # Written down before the old container is ended: whoever dies in between, one of the two
         # is found again.
         await asyncio.to_thread(self._write_new, kernel.id, state)
@@ -488,7 +494,9 @@ class EmbeddedEngine(Engine):
 
     # -- resuming ------------------------------------------------------------------------------
 
-    async def resume(self, spec: ContainerSpec, source: Source) -> Container:
+    async def resume(
+        self, spec: ContainerSpec, source: Source, commit: Callable[[], None]
+    ) -> Container:
         kernel = self._kernels.get(spec.kernel_id)
         if kernel is None:
             kernel = self._new_kernel(spec.kernel_id)
@@ -503,7 +511,7 @@ class EmbeddedEngine(Engine):
             if was_running:
                 # It stands still while its successor comes up, and goes on if that fails.
                 await self._runc("pause", old)
-            return await self._launch(kernel, spec, generation, source)
+            return await self._launch(kernel, spec, generation, source, commit)
         except BaseException as error:
             work = self._bundle(kernel.id, generation) / "work"
             explained = criu.explain(await asyncio.to_thread(_logs, work), str(error))

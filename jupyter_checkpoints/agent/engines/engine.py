@@ -113,11 +113,13 @@ class Engine(ABC):
         """
 
     @abstractmethod
-    async def resume(self, spec: ContainerSpec, source: Source) -> Container:
+    async def resume(
+        self, spec: ContainerSpec, source: Source, commit: Callable[[], None]
+    ) -> Container:
         """Make a container from a checkpoint, in place of the kernel's earlier one if it had one.
 
         The earlier container is ended only when the new one runs: if the resume fails, it goes
-        on as before.
+        on as before. ``commit`` is called between the two; what it raises undoes the resume.
 
         Raises
         ------
