@@ -26,8 +26,8 @@ _GRACE = 1.0
 _LOG_SIZE = 2**20
 
 ADMINISTRATOR_HINT = (
-    "An administrator can run this Jupyter server as root in a container or virtual machine of "
-    "its own. Ordinary users are not supported safely yet."
+    f"Ask an administrator to run `sudo usermod --append --groups {layout.GROUP} USER`, and log in "
+    "again. Kernels without runtime checkpoints work as before."
 )
 
 

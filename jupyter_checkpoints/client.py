@@ -34,7 +34,7 @@ from .errors import (
     NotAllowed,
     OperationTimeout,
 )
-from .layout import default_socket
+from .layout import USER_HEADER, default_socket
 from .models import (
     CheckpointModel,
     CheckpointPatch,
@@ -66,13 +66,16 @@ _STREAM = httpx.Timeout(None, connect=5)
 _ATTACHED = httpx.Timeout(45, connect=5)
 
 
-def connect(socket: Path | None = None, *, autostart: bool = True) -> AgentClient:
+def connect(
+    socket: Path | None = None, *, autostart: bool = True, user: str | int | None = None
+) -> AgentClient:
     """A client of the agent at ``socket``, default :func:`~.layout.default_socket`.
 
     Nothing is opened before the first request. ``autostart``: if no agent answers, and the socket
-    is the host's own, and the caller is root, start one.
+    is the host's own, and the caller is root, start one. ``user``: whom all requests are for, by
+    name or number; only root may name another.
     """
-    return AgentClient(socket, autostart=autostart)
+    return AgentClient(socket, autostart=autostart, user=user)
 
 
 class ArchivePart(Struct, frozen=True, kw_only=True):
@@ -91,7 +94,13 @@ class AgentClient:
     called on changing loops make one per call.
     """
 
-    def __init__(self, socket: Path | None = None, *, autostart: bool = True) -> None:
+    def __init__(
+        self,
+        socket: Path | None = None,
+        *,
+        autostart: bool = True,
+        user: str | int | None = None,
+    ) -> None:
         self.socket = socket or default_socket()
         self._autostart = autostart
         self._streaming: set[socketlib.socket] = set()
@@ -101,6 +110,7 @@ class AgentClient:
                 uds=str(self.socket), verify=False, limits=httpx.Limits(max_connections=None)
             ),
             base_url="http://agent",
+            headers={} if user is None else {USER_HEADER: str(user)},
             trust_env=False,
             timeout=_SHORT,
         )

@@ -16,7 +16,8 @@
     ├── PreflightBlocked        409  exit 12  the checkpoint cannot be resumed on this host
     ├── CheckpointDamaged       422  exit 13  files of the checkpoint are missing or changed
     ├── OperationTimeout        504  exit 14  a bounded operation took too long and was ended
-    └── Cancelled               409  exit 15  a user ended the operation; nothing was changed
+    ├── Cancelled               409  exit 15  a user ended the operation; nothing was changed
+    └── QuotaExceeded           403  exit 16  it would be more than this user may have here
 
 ``message`` says what happened, ``reason`` why, ``hint`` what the user can do.
 They travel as JSON (``to_json``) from the agent to its clients, which raise the same class again
@@ -175,6 +176,13 @@ class Cancelled(CheckpointsError):
 
     http_status = 409
     exit_code = 15
+
+
+class QuotaExceeded(CheckpointsError):
+    """More kernels, memory, stored bytes or connections than the administrator lets a user have."""
+
+    http_status = 403
+    exit_code = 16
 
 
 _CLASSES: dict[str, type[CheckpointsError]] = {

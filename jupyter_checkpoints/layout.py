@@ -14,6 +14,10 @@ DATA_DIR = Path("/var/lib/jupyter-checkpoints")
 RUN_DIR = Path("/run/jupyter-checkpoints")
 #: The private prefix that ``setup`` installs CRIU into; ``bin/criu`` in it runs it.
 CRIU_PREFIX = Path("/opt/jupyter-checkpoints/criu")
+#: Whose members may use the agent of a host; made by ``setup``.
+GROUP = "jupyter-checkpoints"
+#: The header of a request in which root names the user that it is for, by name or number.
+USER_HEADER = "Jupyter-Checkpoints-User"
 SOCKET_ENV = "JUPYTER_CHECKPOINTS_SOCKET"
 #: Where root places an init for images that have none, and argv[0] of every container's PID 1.
 INIT_PATH = "/.jupyter-checkpoints/init"

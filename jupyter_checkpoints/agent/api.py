@@ -10,8 +10,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import socket
-import struct
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import IO, Any, TypeVar, cast
@@ -23,6 +21,7 @@ from tornado.web import Application, HTTPError, RequestHandler, stream_request_b
 
 from .. import __version__
 from ..errors import CheckpointsError, InvalidRequest, NotAllowed, NotFound
+from ..layout import USER_HEADER
 from ..models import (
     CheckpointPatch,
     CopyRequest,
@@ -37,7 +36,10 @@ from ..models import (
     Status,
     is_id,
 )
+from .admission import Admission
 from .archive import Export
+from .audit import Audit, Outcome, Peer
+from .connections import peer_of
 from .image_spec import ImageSpec
 from .kernels import KernelService
 from .operation import Operation
@@ -63,27 +65,49 @@ class Handler(RequestHandler):
     """Admission, errors, JSON; the base of every handler."""
 
     service: KernelService
-    allowed_uids: frozenset[int]
+    admission: Admission
+    audit: Audit
+    peer: Peer
     caller: Caller
+    _audited = False
 
-    def initialize(self, service: KernelService, allowed_uids: frozenset[int]) -> None:
+    def initialize(self, service: KernelService, admission: Admission, audit: Audit) -> None:
         self.service = service
-        self.allowed_uids = allowed_uids
+        self.admission = admission
+        self.audit = audit
 
-    def prepare(self) -> None:
+    async def prepare(self) -> None:
         connection = cast("Any", self.request.connection)
-        credentials = connection.stream.socket.getsockopt(
-            socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i")
+        self.peer = peer_of(connection.stream.socket)
+        self.caller = Caller(self.peer.uid)
+        named = self.request.headers.get(USER_HEADER)
+        self.caller = await self.admission.caller(self.peer, named)
+
+    def on_finish(self) -> None:
+        self._note("done" if self.get_status() < 400 else "failed")
+
+    def _note(self, outcome: Outcome, error: BaseException | None = None) -> None:
+        """Tell the audit log, once, what became of this request, if it is worth it."""
+        owners = frozenset(self.caller.owners)
+        acting_for = self.caller.uid if self.caller.uid != self.peer.uid else None
+        if isinstance(error, CheckpointsError) and error.http_status in _REFUSALS:
+            outcome = "refused"
+        elif not owners and acting_for is None:
+            return
+        if self._audited:
+            return
+        self._audited = True
+        subject = "/".join([*self.path_args, *self.path_kwargs.values()])
+        path = self.request.path
+        self.audit.note(
+            self.peer,
+            f"{self.request.method} {path.replace(subject, 'ID') if subject else path[:200]}",
+            outcome,
+            subject=subject,
+            reason="" if error is None else str(error),
+            acting_for=acting_for,
+            owners=owners,
         )
-        _, uid, _ = struct.unpack("3i", credentials)
-        if uid not in self.allowed_uids:
-            raise NotAllowed(
-                f"User {uid} may not use runtime checkpoints on this host.",
-                reason="The agent serves the users in its `allowed_uids` only.",
-                hint="An administrator can run this Jupyter server as root in a container or "
-                "virtual machine of its own. Ordinary users are not supported safely yet.",
-            )
-        self.caller = Caller(uid)
 
     def body(self, kind: type[T]) -> T:
         try:
@@ -117,6 +141,7 @@ class Handler(RequestHandler):
             sent = True
             await self._line(event)
         error = task.exception()
+        self._note("done" if error is None else "failed", error)
         if error is None:
             await self._line(Event(event="result", result=task.result()))
         elif not sent:
@@ -150,6 +175,7 @@ class Handler(RequestHandler):
         else:
             known = _known(error)
             self.set_status(known.http_status)
+        self._note("failed", known)
         self.set_header("Content-Type", "application/json")
         self.finish(msgspec.json.encode(known.to_json()))
 
@@ -159,6 +185,9 @@ class Handler(RequestHandler):
         else:
             log.error("%s failed", self.request.path, exc_info=(typ, value, tb))
 
+
+#: What is answered so is a request that was turned away, and none that went wrong.
+_REFUSALS = (400, 403, 404)
 
 #: Operations that have begun; kept here so that they outlive their client.
 _RUNNING: set[asyncio.Future[Any]] = set()
@@ -243,8 +272,8 @@ class SignalHandler(Handler):
 class AttachHandler(Handler):
     """Follows one kernel's state; being here is what keeps it from being an orphan."""
 
-    def prepare(self) -> None:
-        super().prepare()
+    async def prepare(self) -> None:
+        await super().prepare()
         self._task: asyncio.Future[None] | None = None
 
     async def get(self, kernel_id: str) -> None:
@@ -437,17 +466,24 @@ def _first_byte(wanted: str, size: int) -> int:
     return int(number)
 
 
+#: Seconds for an archive to arrive, and bytes in a second that it has to come with.
+_ARCHIVE_SECONDS = 60.0
+_ARCHIVE_RATE = 2**20
+
+
 @stream_request_body
 class ArchivesHandler(Handler):
     """Takes an archive in; it is on the disk, whole, before anything looks at it."""
 
-    async def prepare(self) -> None:  # type: ignore[override]  # tornado takes either
-        super().prepare()
+    async def prepare(self) -> None:
+        await super().prepare()
         self._file: IO[bytes] | None = None
         length = self.request.headers.get("Content-Length", "")
         if not length.isdigit():
             raise InvalidRequest("How long the archive is has to be known: no Content-Length.")
-        cast("Any", self.request.connection).set_max_body_size(int(length))
+        connection = cast("Any", self.request.connection)
+        connection.set_max_body_size(int(length))
+        connection.set_body_timeout(_ARCHIVE_SECONDS + int(length) / _ARCHIVE_RATE)
         self._file = await asyncio.to_thread(self.service.checkpoints.incoming, int(length))
 
     async def data_received(self, chunk: bytes) -> None:
@@ -470,11 +506,13 @@ class ArchivesHandler(Handler):
         )
 
     def on_finish(self) -> None:
+        super().on_finish()
         if self._file is not None:
             self._file.close()
 
     def on_connection_close(self) -> None:
-        self.on_finish()
+        if self._file is not None:
+            self._file.close()
 
 
 class OperationHandler(Handler):
@@ -506,6 +544,7 @@ class ImagesHandler(Handler):
         self.answer(await self.service.list_images())
 
     async def post(self) -> None:
+        _require_root(self.caller)
         request = self.body(ImageRequest)
         if (request.spec is None) == (not request.archive):
             raise InvalidRequest("Give either a `spec` to build or an `archive` to import.")
@@ -526,21 +565,31 @@ class ImagesHandler(Handler):
         await self.stream(work)
 
 
+def _require_root(caller: Caller) -> None:
+    if caller.uid != 0:
+        raise NotAllowed(
+            "Only root may build, import and remove images.",
+            reason="Everybody's kernels start from them, and they are built with root's rights.",
+            hint="Ask an administrator to; then any kernelspec may name the image.",
+        )
+
+
 class ImageHandler(Handler):
     async def delete(self, ref: str) -> None:
+        _require_root(self.caller)
         await self.service.remove_image(ref)
         self.set_status(204)
 
 
 class UnknownHandler(Handler):
-    def prepare(self) -> None:
-        super().prepare()
+    async def prepare(self) -> None:
+        await super().prepare()
         raise NotFound(f"There is no {self.request.path[:200]}.")
 
 
-def application(service: KernelService, allowed_uids: frozenset[int]) -> Application:
+def application(service: KernelService, admission: Admission, audit: Audit) -> Application:
     """All routes. Called once by the agent."""
-    arguments = {"service": service, "allowed_uids": allowed_uids}
+    arguments = {"service": service, "admission": admission, "audit": audit}
     routes: list[tuple[str, type[Handler]]] = [
         (r"/v1/status", StatusHandler),
         (r"/v1/kernels", KernelsHandler),

@@ -12,21 +12,24 @@ import logging
 import os
 import signal
 import socket
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import IO, Any
 
 from jupyter_core.application import JupyterApp
-from tornado.httpserver import HTTPServer
 from traitlets import Bool, Enum, Float, Int, List, Unicode
 
 from .. import __version__, layout
 from ..errors import CheckpointsError, Conflict, HostNotReady, NotAllowed
 from ..models import Limits
 from ..store.directory import DirectoryStore
+from .admission import Admission
 from .api import application
+from .audit import Audit
 from .checkpoints import CheckpointService
+from .connections import AgentServer, raise_descriptor_limit
 from .engines.embedded import EmbeddedEngine
-from .identity import PathOpener
+from .identity import PathOpener, group_ids
 from .images import ImageStore
 from .kernels import KernelService
 from .network import Network
@@ -35,8 +38,8 @@ from .rootfs import open_pool
 from .seccomp import load_profile
 from .tools import find_tools
 
-#: The largest request body; requests are small, and archives come as paths.
-_MAX_BODY = 4 * 2**20
+#: Threads for whatever blocks: so many that no user's long work keeps others' short work waiting.
+_THREADS = 128
 
 
 class AgentApp(JupyterApp):
@@ -56,10 +59,23 @@ class AgentApp(JupyterApp):
         config=True
     )
     allowed_uids = List(
-        Int(),
-        [0],
-        help="The users who may use the agent. Whoever may use it can run programs in containers "
-        "as root and mount any directory: other users than root are not supported safely yet.",
+        Int(), [], help="Users who may use the agent, by number. Root always may."
+    ).tag(config=True)
+    allowed_groups = List(
+        Unicode(),
+        [layout.GROUP],
+        help="Groups whose members may use the agent, by name. `setup` creates the default one. "
+        "The socket belongs to the first of them.",
+    ).tag(config=True)
+    socket_mode = Enum(
+        ["0660", "0666"],
+        "0660",
+        help="Who may connect to the socket: the first of allowed_groups, or everybody. Whom it "
+        "serves the agent decides either way; 0666 is needed for allowed_uids who are in no "
+        "group, and for more than one group.",
+    ).tag(config=True)
+    max_connections = Int(
+        256, help="Connections that one user may have: a kernel that is watched takes one."
     ).tag(config=True)
     pool = Enum(
         ["auto", "btrfs", "reflink", "copy"],
@@ -125,12 +141,22 @@ class AgentApp(JupyterApp):
             Path(self.run_dir_path),
             Path(self.images_dir) if self.images_dir else None,
         )
+        asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(_THREADS))
+        raise_descriptor_limit()
         lock = await asyncio.to_thread(_prepare, paths)
         try:
             # Early: clients that come while an earlier agent's rest is cleaned up wait for us.
-            await self._run(paths, _listen(paths.socket))
+            listening = _listen(paths.socket)
+            await asyncio.to_thread(self._open_to_users, paths.socket)
+            await self._run(paths, listening)
         finally:
             lock.close()
+
+    def _open_to_users(self, path: Path) -> None:
+        """Give the socket's file, which systemd may have made, its group and mode."""
+        groups = [g for name in self.allowed_groups for g in group_ids([name])]
+        os.chown(path, 0, groups[0] if groups else 0)
+        path.chmod(int(self.socket_mode, 8))
 
     async def _run(self, paths: layout.Layout, listening: socket.socket) -> None:
         tools = await asyncio.to_thread(find_tools)
@@ -167,10 +193,10 @@ class AgentApp(JupyterApp):
         except BaseException:
             await engine.close()
             raise
-        server = HTTPServer(
-            application(service, frozenset(self.allowed_uids)),
-            max_body_size=_MAX_BODY,
-            idle_connection_timeout=60,
+        audit = Audit()
+        admission = Admission(self.allowed_uids, self.allowed_groups)
+        server = AgentServer(
+            application(service, admission, audit), most=self.max_connections, audit=audit
         )
         server.add_socket(listening)
         self.log.info("Runtime checkpoints agent %s listens on %s", __version__, paths.socket)
@@ -222,9 +248,7 @@ def _listen(path: Path) -> socket.socket:
             reason=str(error),
             hint="Choose another `run_dir_path`; a socket's path has 107 characters at most.",
         ) from error
-    # Everybody may ask; who is served is decided by uid.
-    path.chmod(0o666)
-    listening.listen(128)
+    listening.listen(1024)
     return listening
 
 

@@ -345,7 +345,7 @@ class CheckpointService:
 
     async def manifest(self, caller: Caller, checkpoint_id: str) -> Manifest:
         manifest = await asyncio.to_thread(self.store.load, checkpoint_id)
-        if not caller.owns(manifest.checkpoint.uid):
+        if not caller.reaches(manifest.checkpoint.uid):
             raise NotFound(
                 f"There is no checkpoint {checkpoint_id}.",
                 hint="`jupyter checkpoints list` lists them.",

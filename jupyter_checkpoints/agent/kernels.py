@@ -487,7 +487,7 @@ class KernelService:
 
     def _get(self, caller: Caller, kernel_id: str) -> _Kernel:
         kernel = self._kernels.get(kernel_id)
-        if kernel is None or kernel.removed or not caller.owns(kernel.record.uid):
+        if kernel is None or kernel.removed or not caller.reaches(kernel.record.uid):
             raise NotFound(
                 f"There is no kernel {kernel_id}.", hint="`jupyter checkpoints ps` lists them."
             )
@@ -496,7 +496,7 @@ class KernelService:
     def _require_free(self, caller: Caller, kernel_id: str) -> _Kernel | None:
         """The caller's kernel of that id, if there is one; it has ended. Ask again after awaits."""
         kernel = self._kernels.get(kernel_id)
-        if kernel is not None and not caller.owns(kernel.record.uid):
+        if kernel is not None and not caller.reaches(kernel.record.uid):
             raise Conflict("This kernel id is taken.", hint="Choose another id.")
         if kernel is not None and not kernel.is_in("exited", "stopped"):
             raise Conflict(

@@ -6,6 +6,7 @@ from a checkpoint. Capabilities and masked paths are Docker's defaults.
 
 from __future__ import annotations
 
+import resource
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -97,6 +98,7 @@ def configuration(
     network_namespace:
         Path of an existing namespace with its address.
     """
+    _, files = resource.getrlimit(resource.RLIMIT_NOFILE)
     capabilities = list(DEFAULT_CAPABILITIES)
     return {
         "ociVersion": "1.0.2",
@@ -113,6 +115,8 @@ def configuration(
                 "permitted": capabilities,
             },
             "noNewPrivileges": True,
+            # The usual limit, and not the agent's: programs that use `select` count on it.
+            "rlimits": [{"type": "RLIMIT_NOFILE", "soft": min(1024, files), "hard": files}],
         },
         "root": {"path": str(rootfs), "readonly": False},
         "hostname": hostname,

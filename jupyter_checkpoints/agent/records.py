@@ -6,7 +6,7 @@ import datetime
 import errno
 import os
 
-from msgspec import Struct
+from msgspec import Struct, field
 
 from ..errors import CheckpointsError, InsufficientResources, InvalidRequest, SaveFailed
 from ..models import (
@@ -23,15 +23,24 @@ from .identity import ROOT, Identity
 _RESERVED = ("/proc", "/sys", "/dev", "/run/jupyter", "/.jupyter-checkpoints", "/etc")
 
 
-class Caller(Struct, frozen=True):
-    """Who asks, as the kernel says (SO_PEERCRED)."""
+class Caller(Struct):
+    """For whom a request is: who asks, as the kernel says (SO_PEERCRED), or whom root names."""
 
     uid: int
     identity: Identity = ROOT
     """What his kernels run as."""
+    owners: set[int] = field(default_factory=set)
+    """Others whose kernels or checkpoints this request has named, for the audit log."""
 
     def owns(self, uid: int) -> bool:
+        """Whether he sees what belongs to ``uid``, in a list for instance."""
         return self.uid in (0, uid)
+
+    def reaches(self, uid: int) -> bool:
+        """As :meth:`owns`, for one object that the request names."""
+        if uid != self.uid:
+            self.owners.add(uid)
+        return self.owns(uid)
 
 
 class Record(Struct, kw_only=True):

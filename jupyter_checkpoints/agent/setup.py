@@ -6,6 +6,7 @@ again at any time, in about a second.
 
 from __future__ import annotations
 
+import grp
 import os
 import shutil
 import subprocess
@@ -110,6 +111,7 @@ def set_up(on_step: Callable[[Step], None], tell: Callable[[str, str], None]) ->
         "kernel": check_kernel,
         "image": build_default_image,
         "kernelspecs": install_kernelspecs,
+        "group": make_group,
         "service": install_service,
     }
     steps: list[Step] = []
@@ -204,6 +206,30 @@ def install_kernelspecs(tell: Tell) -> Outcome:
     paths = kernelspecs.add_defaults()
     detail = ", ".join(sorted(path.name for path in paths))
     return ("ok" if before == _kernelspec_texts() else "done"), detail
+
+
+def make_group(tell: Tell) -> Outcome:
+    """Make the group whose members may use the agent; who is in it is for the administrator."""
+    try:
+        members = grp.getgrnam(layout.GROUP).gr_mem
+    except KeyError:
+        try:
+            subprocess.run(
+                ["groupadd", "--system", layout.GROUP],
+                env=child_environment(),
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                text=True,
+                check=True,
+            )
+        except (OSError, subprocess.CalledProcessError) as error:
+            raise HostNotReady(
+                f"The group {layout.GROUP} could not be made",
+                reason=str(getattr(error, "stderr", "") or error),
+                hint="Make it by hand, then run this again.",
+            ) from error
+        return "done", f"{layout.GROUP}: add the users who may use runtime checkpoints to it"
+    return "ok", f"{layout.GROUP}: {len(members)} users besides root"
 
 
 def install_service(tell: Tell) -> Outcome:

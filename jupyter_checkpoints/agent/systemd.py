@@ -29,8 +29,9 @@ Description=Runtime checkpoints for Jupyter: the agent's socket
 
 [Socket]
 ListenStream={layout.RUN_DIR}/agent.sock
-# Everybody may ask; the agent decides by uid whom it serves.
-SocketMode=0666
+# The agent sets these anew from its own configuration (allowed_groups, socket_mode).
+SocketMode=0660
+SocketGroup={layout.GROUP}
 DirectoryMode=0711
 
 [Install]

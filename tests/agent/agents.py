@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from jupyter_checkpoints import layout
 from jupyter_checkpoints.client import AgentClient
@@ -95,6 +96,14 @@ class Agent:
     def restart(self, signum: int = signal.SIGTERM) -> None:
         self.end(signum)
         self.start()
+
+    def audit(self) -> list[dict[str, Any]]:
+        """The lines of the audit log so far."""
+        return [
+            json.loads(line[line.index("{") :])
+            for line in self.log.read_text().splitlines()
+            if '{"time": ' in line
+        ]
 
     # -- what is on the host -------------------------------------------------------------------
 

@@ -14,6 +14,7 @@ from jupyter_checkpoints.agent.images import ImageStore
 from jupyter_checkpoints.client import AgentClient
 from jupyter_checkpoints.layout import SOCKET_ENV
 
+from ..users import Users, two_users
 from .agents import IMAGES, Agent
 
 
@@ -64,3 +65,10 @@ def private_agent(default_image: None) -> Iterator[Agent]:
 async def client(agent: Agent) -> AsyncIterator[AgentClient]:
     async with AgentClient(agent.socket) as client:
         yield client
+
+
+@pytest.fixture(scope="session")
+def users() -> Iterator[Users]:
+    """Two ordinary users of this host, for this session."""
+    with two_users() as users:
+        yield users

@@ -26,6 +26,7 @@ from jupyter_checkpoints.errors import (
 from jupyter_checkpoints.models import Mount, SaveRequest, StartRequest
 
 from .agents import Agent
+from .conftest import running_agent
 from .kernels import KEY, python_kernel
 
 pytestmark = pytest.mark.anyio
@@ -59,33 +60,44 @@ def _as_user(uid: int, work: Callable[[], Awaitable[str]]) -> str:
     return said
 
 
-def test_an_ordinary_user_is_refused(agent: Agent) -> None:
+async def _ask_for_everything(socket: Path) -> str:
+    answers = []
+    async with AgentClient(socket) as client:
+        for question in (
+            client.status(),
+            client.kernels(),
+            client.checkpoints(),
+            client.images(),
+            client.start_kernel(python_kernel(str(uuid.uuid4()))),
+            client.save("kernel", SaveRequest()),
+            client.delete_kernel("kernel"),
+        ):
+            try:
+                answers.append({"code": repr(await question)})
+            except CheckpointsError as error:
+                answers.append(error.to_json())
+    return json.dumps(answers)
+
+
+def test_who_is_in_no_group_does_not_get_to_the_socket(agent: Agent) -> None:
+    answers = json.loads(_as_user(NOBODY, lambda: _ask_for_everything(agent.socket)))
+    assert [answer["code"] for answer in answers] == ["NotAllowed"] * 7
+    assert all("administrator" in answer["hint"] for answer in answers)
+
+
+def test_who_gets_to_the_socket_is_not_served_for_that(default_image: None) -> None:
     """With an error that says what an administrator can do, whatever is asked for."""
-
-    async def ask() -> str:
-        answers = []
-        async with AgentClient(agent.socket) as client:
-            for question in (
-                client.status(),
-                client.kernels(),
-                client.checkpoints(),
-                client.images(),
-                client.start_kernel(python_kernel(str(uuid.uuid4()))),
-                client.save("kernel", SaveRequest()),
-                client.delete_kernel("kernel"),
-            ):
-                try:
-                    answers.append(repr(await question))
-                except CheckpointsError as error:
-                    answers.append(json.dumps(error.to_json()))
-        return json.dumps(answers)
-
-    answers = json.loads(_as_user(NOBODY, ask))
-    assert len(answers) == 7
-    for answer in map(json.loads, answers):
-        assert answer["code"] == "NotAllowed"
-        assert str(NOBODY) in answer["message"]
-        assert "administrator" in answer["hint"]
+    with running_agent("--AgentApp.socket_mode=0666") as agent:
+        assert stat.S_IMODE(agent.socket.stat().st_mode) == 0o666
+        answers = json.loads(_as_user(NOBODY, lambda: _ask_for_everything(agent.socket)))
+        assert [answer["code"] for answer in answers] == ["NotAllowed"] * 7
+        for answer in answers:
+            assert str(NOBODY) in answer["message"]
+            assert "administrator" in answer["hint"]
+        noted = agent.audit()
+        assert len(noted) == 7
+        assert {line["uid"] for line in noted} == {NOBODY}
+        assert {line["outcome"] for line in noted} == {"refused"}
 
 
 def test_files_are_private(agent: Agent) -> None:
@@ -109,8 +121,9 @@ def test_files_are_private(agent: Agent) -> None:
     assert _as_user(NOBODY, look) == "refused"
 
 
-async def test_the_socket_file_alone_admits_nobody(agent: Agent) -> None:
-    assert stat.S_IMODE(agent.socket.stat().st_mode) == 0o666
+def test_the_socket_is_open_to_root_and_a_group(agent: Agent) -> None:
+    found = agent.socket.stat()
+    assert (stat.S_IMODE(found.st_mode), found.st_uid) == (0o660, 0)
     assert stat.S_IMODE(agent.layout.run_dir.stat().st_mode) == 0o711
 
 

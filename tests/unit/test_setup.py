@@ -101,7 +101,8 @@ def test_units_keep_out_of_mounts_and_of_seccomp() -> None:
     settings = [line.split("=")[0] for line in service.splitlines() if "=" in line[:40]]
     forbidden = ("Protect", "Private", "SystemCall", "Restrict", "NoNewPrivileges", "ReadOnly")
     assert not [name for name in settings if name.startswith(forbidden)]
-    assert "SocketMode=0666" in texts[systemd.SOCKET]
+    assert "SocketMode=0660" in texts[systemd.SOCKET]
+    assert "SocketGroup=jupyter-checkpoints" in texts[systemd.SOCKET]
 
 
 @pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="no systemd-analyze here")
