@@ -273,9 +273,14 @@ class AgentClient:
         """
         await self._call("DELETE", f"/v1/operations/{_quoted(operation)}", None)
 
-    async def checkpoints(self, *, kernel: str = "", runtime: str = "") -> list[CheckpointModel]:
-        """Checkpoints, newest first; of one kernel or one runtime if given."""
-        params = {"kernel": kernel, "runtime": runtime}
+    async def checkpoints(
+        self, *, kernel: str = "", runtime: str = "", shared: bool = False
+    ) -> list[CheckpointModel]:
+        """Checkpoints, newest first; of one kernel or one runtime if given.
+
+        ``shared``: not the caller's own, but those that others have shared with him.
+        """
+        params = {"kernel": kernel, "runtime": runtime, "shared": "1" if shared else ""}
         return await self._call(
             "GET",
             "/v1/checkpoints",
@@ -294,6 +299,19 @@ class AgentClient:
         """Name, pin or touch a checkpoint."""
         path = f"/v1/checkpoints/{_quoted(checkpoint_id)}"
         return await self._call("PATCH", path, CheckpointModel, patch)
+
+    async def share(self, checkpoint_id: str, user: str | int) -> CheckpointModel:
+        """Let another user (a name, a number, ``*`` for everybody) make copies of a checkpoint.
+
+        What the kernel's memory holds, secrets included, is then theirs to read.
+        """
+        path = f"/v1/checkpoints/{_quoted(checkpoint_id)}/shares/{_quoted(str(user))}"
+        return await self._call("PUT", path, CheckpointModel)
+
+    async def unshare(self, checkpoint_id: str, user: str | int) -> CheckpointModel:
+        """Take a share back; copies that were made stay."""
+        path = f"/v1/checkpoints/{_quoted(checkpoint_id)}/shares/{_quoted(str(user))}"
+        return await self._call("DELETE", path, CheckpointModel)
 
     async def copy_checkpoint(self, checkpoint_id: str, request: CopyRequest) -> CheckpointModel:
         """A checkpoint of another runtime that shares this one's data; independent of it."""

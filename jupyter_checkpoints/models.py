@@ -32,12 +32,18 @@ PORTS = {
 
 #: Kernel, checkpoint and runtime ids: never a path, never longer than a file name may be.
 ID_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}\Z"
+_NO_ID_OR = r"^([A-Za-z0-9][A-Za-z0-9_-]{0,63})?\Z"
+#: Names are for people's eyes: a line of text, without anything that moves a cursor.
+_LINE = r"^[^\x00-\x1f\x7f]*\Z"
 #: Image names, with an optional tag: ``python3``, ``jupyter/scipy:2026-11``.
 IMAGE_PATTERN = r"^[a-z0-9][a-z0-9._/-]{0,127}(:[A-Za-z0-9._-]{1,64})?\Z"
 
 Id = Annotated[str, Meta(pattern=ID_PATTERN)]
+OptionalId = Annotated[str, Meta(pattern=_NO_ID_OR)]
 ImageRef = Annotated[str, Meta(max_length=200)]
-Name = Annotated[str, Meta(max_length=200)]
+Name = Annotated[str, Meta(max_length=200, pattern=_LINE)]
+#: A user by number, or everybody.
+Grantee = int | Literal["*"]
 Text = Annotated[str, Meta(max_length=65536)]
 
 _ID = re.compile(ID_PATTERN)
@@ -113,8 +119,8 @@ class StartRequest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     limits: Limits = Limits()
     mode: Mode = "process"
     kernel_name: Name = ""
-    runtime: Annotated[str, Meta(max_length=64)] = ""
-    checkpoint: Annotated[str, Meta(max_length=64)] = ""
+    runtime: OptionalId = ""
+    checkpoint: OptionalId = ""
     detached: bool = False
 
 
@@ -153,10 +159,15 @@ class CheckpointPatch(Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 
 
 class CopyRequest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """``POST /v1/checkpoints/{id}/copy``: the first checkpoint of a remix; shares all data."""
+    """``POST /v1/checkpoints/{id}/copy``: the first checkpoint of a remix; shares all data.
+
+    ``mounts``: of the caller's own, for a checkpoint that somebody else has shared. Each takes the
+    place of the one with the same target.
+    """
 
     runtime: Id
     name: Name = ""
+    mounts: Annotated[list[Mount], Meta(max_length=64)] = field(default_factory=list)
 
 
 class SignalRequest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -246,6 +257,8 @@ class CheckpointModel(Struct, frozen=True, kw_only=True):
     """Never deleted by retention."""
     touched: str = ""
     """When its kernel was last found unchanged since; empty if never."""
+    shares: list[Grantee] = []
+    """Who else may make a copy of it; only its owner sees who."""
     execution_count: int | None = None
     """The number of the last cell that the kernel had run; ``None`` if nobody knew."""
     verified: Verification | None = None

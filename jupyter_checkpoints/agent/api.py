@@ -39,10 +39,12 @@ from ..models import (
 from .admission import Admission
 from .archive import Export
 from .audit import Audit, Outcome, Peer
+from .checkpoints import Storing
 from .connections import peer_of
 from .image_spec import ImageSpec
 from .kernels import KernelService
 from .operation import Operation
+from .quotas import Turns
 from .records import Caller
 
 log = logging.getLogger(__name__)
@@ -67,14 +69,20 @@ class Handler(RequestHandler):
     service: KernelService
     admission: Admission
     audit: Audit
+    turns: Turns
     peer: Peer
     caller: Caller
+    subject = ""
+    """What the request is about, where its path does not say so; for the audit log."""
     _audited = False
 
-    def initialize(self, service: KernelService, admission: Admission, audit: Audit) -> None:
+    def initialize(
+        self, service: KernelService, admission: Admission, audit: Audit, turns: Turns
+    ) -> None:
         self.service = service
         self.admission = admission
         self.audit = audit
+        self.turns = turns
 
     async def prepare(self) -> None:
         connection = cast("Any", self.request.connection)
@@ -97,13 +105,11 @@ class Handler(RequestHandler):
         if self._audited:
             return
         self._audited = True
-        subject = "/".join([*self.path_args, *self.path_kwargs.values()])
-        path = self.request.path
         self.audit.note(
             self.peer,
-            f"{self.request.method} {path.replace(subject, 'ID') if subject else path[:200]}",
+            f"{self.request.method} {self.request.path[:300]}",
             outcome,
-            subject=subject,
+            subject=self.subject or next(iter(self.path_args), ""),
             reason="" if error is None else str(error),
             acting_for=acting_for,
             owners=owners,
@@ -130,7 +136,8 @@ class Handler(RequestHandler):
 
         async def run() -> Any:
             with self.service.operations.known(self.caller, operation_id, operation):
-                return await work(operation)
+                async with self.turns.turn(self.caller.uid):
+                    return await work(operation)
 
         task = asyncio.ensure_future(run())
         task.add_done_callback(lambda _: events.put_nowait(None))
@@ -246,6 +253,7 @@ class KernelsHandler(Handler):
 
     async def post(self) -> None:
         request = self.body(StartRequest)
+        self.subject = request.checkpoint or request.kernel_id
         await self.stream(lambda operation: self.service.start(self.caller, request, operation))
 
 
@@ -393,6 +401,7 @@ class CheckpointsHandler(Handler):
                 self.caller,
                 kernel=self.get_query_argument("kernel", ""),
                 runtime=self.get_query_argument("runtime", ""),
+                shared=self.get_query_argument("shared", "0") == "1",
             )
         )
 
@@ -416,8 +425,24 @@ class CopyHandler(Handler):
     async def post(self, checkpoint_id: str) -> None:
         request = self.body(CopyRequest)
         _checked(checkpoint_id)
+        async with self.turns.turn(self.caller.uid):
+            model = await self.service.checkpoints.copy(self.caller, checkpoint_id, request)
+        self.answer(model, status=201)
+
+
+class ShareHandler(Handler):
+    async def put(self, checkpoint_id: str, grantee: str) -> None:
+        await self._change(checkpoint_id, grantee, True)
+
+    async def delete(self, checkpoint_id: str, grantee: str) -> None:
+        await self._change(checkpoint_id, grantee, False)
+
+    async def _change(self, checkpoint_id: str, grantee: str, granted: bool) -> None:
+        _checked(checkpoint_id)
         self.answer(
-            await self.service.checkpoints.copy(self.caller, checkpoint_id, request), status=201
+            await self.service.checkpoints.share(
+                self.caller, checkpoint_id, grantee, granted=granted
+            )
         )
 
 
@@ -428,13 +453,14 @@ class ArchiveHandler(Handler):
         _checked(checkpoint_id)
         with self.service.checkpoints.reading(checkpoint_id):
             tag, export = await self.service.checkpoints.export(self.caller, checkpoint_id)
-            await asyncio.to_thread(export.__enter__)
-            try:
-                await self._send(tag, export)
-            except StreamClosedError:
-                log.debug("The client of %s has left", self.request.path)
-            finally:
-                await asyncio.to_thread(export.__exit__)
+            async with self.turns.turn(self.caller.uid):
+                await asyncio.to_thread(export.__enter__)
+                try:
+                    await self._send(tag, export)
+                except StreamClosedError:
+                    log.debug("The client of %s has left", self.request.path)
+                finally:
+                    await asyncio.to_thread(export.__exit__)
 
     async def _send(self, tag: str, export: Export) -> None:
         start = 0
@@ -478,9 +504,11 @@ class ArchivesHandler(Handler):
     async def prepare(self) -> None:
         await super().prepare()
         self._file: IO[bytes] | None = None
+        self._storing: Storing | None = None
         length = self.request.headers.get("Content-Length", "")
         if not length.isdigit():
             raise InvalidRequest("How long the archive is has to be known: no Content-Length.")
+        self._storing = await self.service.checkpoints.reserve(self.caller.uid, int(length))
         connection = cast("Any", self.request.connection)
         connection.set_max_body_size(int(length))
         connection.set_body_timeout(_ARCHIVE_SECONDS + int(length) / _ARCHIVE_RATE)
@@ -492,27 +520,31 @@ class ArchivesHandler(Handler):
 
     async def post(self) -> None:
         file = self._file
-        assert file is not None
+        assert file is not None and self._storing is not None
         await asyncio.to_thread(file.flush)
+        self._storing.release()
         runtime = self.get_query_argument("runtime", "")
         if runtime:
             _checked(runtime)
         trusted = self.get_query_argument("trusted", "0") == "1"
-        self.answer(
-            await self.service.checkpoints.import_archive(
+        async with self.turns.turn(self.caller.uid):
+            model = await self.service.checkpoints.import_archive(
                 self.caller, file, runtime=runtime, trusted=trusted
-            ),
-            status=201,
-        )
+            )
+        self.answer(model, status=201)
 
     def on_finish(self) -> None:
         super().on_finish()
-        if self._file is not None:
-            self._file.close()
+        self._let_go()
 
     def on_connection_close(self) -> None:
+        self._let_go()
+
+    def _let_go(self) -> None:
         if self._file is not None:
             self._file.close()
+        if self._storing is not None:
+            self._storing.release()
 
 
 class OperationHandler(Handler):
@@ -541,7 +573,12 @@ class VerifyHandler(Handler):
 
 class ImagesHandler(Handler):
     async def get(self) -> None:
-        self.answer(await self.service.list_images())
+        known = await self.service.list_images()
+        self.answer([image for image in known if self._may_use(image)])
+
+    def _may_use(self, image: ImageModel) -> bool:
+        names = [image.name, image.digest]
+        return self.service.quotas.allows_image(self.caller.uid, names)
 
     async def post(self) -> None:
         _require_root(self.caller)
@@ -587,9 +624,11 @@ class UnknownHandler(Handler):
         raise NotFound(f"There is no {self.request.path[:200]}.")
 
 
-def application(service: KernelService, admission: Admission, audit: Audit) -> Application:
+def application(
+    service: KernelService, admission: Admission, audit: Audit, turns: Turns
+) -> Application:
     """All routes. Called once by the agent."""
-    arguments = {"service": service, "admission": admission, "audit": audit}
+    arguments = {"service": service, "admission": admission, "audit": audit, "turns": turns}
     routes: list[tuple[str, type[Handler]]] = [
         (r"/v1/status", StatusHandler),
         (r"/v1/kernels", KernelsHandler),
@@ -602,6 +641,7 @@ def application(service: KernelService, admission: Admission, audit: Audit) -> A
         (r"/v1/checkpoints", CheckpointsHandler),
         (rf"/v1/checkpoints/{_ID}", CheckpointHandler),
         (rf"/v1/checkpoints/{_ID}/copy", CopyHandler),
+        (rf"/v1/checkpoints/{_ID}/shares/{_ID}", ShareHandler),
         (rf"/v1/checkpoints/{_ID}/preflight", PreflightHandler),
         (rf"/v1/checkpoints/{_ID}/verify", VerifyHandler),
         (rf"/v1/checkpoints/{_ID}/archive", ArchiveHandler),

@@ -34,6 +34,7 @@ from .images import ImageStore
 from .kernels import KernelService
 from .network import Network
 from .preflight import host_facts
+from .quotas import Quotas, Turns
 from .rootfs import open_pool
 from .seccomp import load_profile
 from .tools import find_tools
@@ -89,10 +90,29 @@ class AgentApp(JupyterApp):
         True, help="Let kernels reach the outside through the host (switches IP forwarding on)."
     ).tag(config=True)
     mem_limit = Int(
-        0, help="Bytes of memory a kernel may use if it does not ask for less or more; 0: all."
+        0,
+        help="Bytes of memory a kernel may use, if it does not ask for less; 0: all. Root's "
+        "kernels may ask for more, here and below.",
     ).tag(config=True)
     cpu_limit = Float(0.0, help="Processors a kernel may use; 0: all.").tag(config=True)
     pids_limit = Int(4096, help="Processes and threads a kernel may have.").tag(config=True)
+    allowed_images = List(
+        Unicode(),
+        ["*"],
+        help="Images that users' kernels may run in: names, digests, or patterns (jupyter/*).",
+    ).tag(config=True)
+    user_kernels = Int(0, help="Kernels that one user may run; 0: any number.").tag(config=True)
+    user_memory = Int(
+        0,
+        help="Bytes that the memory limits of one user's kernels may come to in all; 0: any. A "
+        "kernel without a limit gets what is left.",
+    ).tag(config=True)
+    user_storage = Int(
+        0, help="Bytes on the disk that one user's checkpoints may have; 0: any."
+    ).tag(config=True)
+    user_operations = Int(
+        4, help="Saves, resumes and the like of one user that go on at a time; others wait."
+    ).tag(config=True)
     criu_timeout = Float(
         60.0,
         help="Seconds that a save or resume may take, besides a second for every 20 MB of memory; "
@@ -170,6 +190,17 @@ class AgentApp(JupyterApp):
             store=DirectoryStore(paths.store),
             facts=facts,
             opener=PathOpener(),
+            quotas=Quotas(
+                images=tuple(self.allowed_images),
+                maxima=Limits(
+                    memory=self.mem_limit or None,
+                    cpus=self.cpu_limit or None,
+                    pids=self.pids_limit or None,
+                ),
+                kernels=self.user_kernels,
+                memory=self.user_memory,
+                storage=self.user_storage,
+            ),
             max_archive=self.max_archive,
         )
         service = KernelService(
@@ -177,11 +208,6 @@ class AgentApp(JupyterApp):
             images=images,
             checkpoints=checkpoints,
             facts=facts,
-            default_limits=Limits(
-                memory=self.mem_limit or None,
-                cpus=self.cpu_limit or None,
-                pids=self.pids_limit or None,
-            ),
             orphan_grace=self.orphan_grace,
         )
         network = Network(paths.instance, self.subnet, self.outbound_nat)
@@ -196,7 +222,9 @@ class AgentApp(JupyterApp):
         audit = Audit()
         admission = Admission(self.allowed_uids, self.allowed_groups)
         server = AgentServer(
-            application(service, admission, audit), most=self.max_connections, audit=audit
+            application(service, admission, audit, Turns(self.user_operations)),
+            most=self.max_connections,
+            audit=audit,
         )
         server.add_socket(listening)
         self.log.info("Runtime checkpoints agent %s listens on %s", __version__, paths.socket)

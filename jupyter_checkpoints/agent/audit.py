@@ -54,7 +54,7 @@ class Audit:
         Parameters
         ----------
         action:
-            Method and route, ``DELETE /v1/kernels/ID``.
+            Method and path, as they were sent.
         subject:
             The kernel, checkpoint or image, if the action has one.
         acting_for:

@@ -12,8 +12,8 @@ import shutil
 import time
 import uuid
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from tempfile import TemporaryFile
 from typing import IO
 
@@ -25,6 +25,7 @@ from ..errors import (
     CheckpointsError,
     Conflict,
     InsufficientResources,
+    InvalidRequest,
     NotAllowed,
     NotFound,
 )
@@ -35,6 +36,7 @@ from ..models import (
     CopyRequest,
     Event,
     Finding,
+    Grantee,
     HostFacts,
     Limits,
     Mount,
@@ -47,10 +49,57 @@ from ..store.store import Manifest, Notes, Progress, Store
 from ..store.tree import tree_digest
 from . import archive, criu, preflight
 from .engines.engine import Engine
-from .identity import Identity, PathOpener
+from .identity import Identity, PathOpener, identity_named
 from .images import ImageStore
 from .operation import Operation
-from .records import Caller, from_os_error, now
+from .quotas import Quotas
+from .records import Caller, checked_mounts, from_os_error, now
+
+
+class Storing:
+    """A part of a user's storage quota that is kept for one operation."""
+
+    def __init__(
+        self, quotas: Quotas, promised: Counter[int], uid: int, used: int, needed: int
+    ) -> None:
+        self.needed = needed
+        self._quotas, self._uid, self._used = quotas, uid, used
+        self._promised: Counter[int] | None = promised
+        promised[uid] += needed
+
+    def release(self) -> None:
+        """It is stored, or is not going to be."""
+        if self._promised is not None:
+            self._promised[self._uid] -= self.needed
+            self._promised = None
+
+    def check(self, size: int) -> None:
+        """Whether what it came to be fits as well: called before the commit."""
+        self._quotas.check_storage(self._uid, self._used, size)
+
+
+def _absent(checkpoint_id: str) -> NotFound:
+    return NotFound(
+        f"There is no checkpoint {checkpoint_id}.",
+        hint="`jupyter checkpoints list` lists them.",
+    )
+
+
+def _is_owned(caller: Caller, checkpoint: CheckpointModel) -> bool:
+    return caller.owns(checkpoint.uid)
+
+
+def _is_granted(caller: Caller, checkpoint: CheckpointModel) -> bool:
+    """Whether somebody else has shared it with the caller."""
+    shares = checkpoint.shares
+    return checkpoint.uid != caller.uid and ("*" in shares or caller.uid in shares)
+
+
+def _as_seen_by(caller: Caller, checkpoint: CheckpointModel) -> CheckpointModel:
+    """With whom it is shared is for its owner."""
+    if caller.owns(checkpoint.uid) or not checkpoint.shares:
+        return checkpoint
+    return msgspec.structs.replace(checkpoint, shares=[])
 
 
 class CheckpointService:
@@ -66,9 +115,13 @@ class CheckpointService:
         store: Store,
         facts: HostFacts,
         opener: PathOpener,
+        quotas: Quotas,
         max_archive: int = 1 << 40,
     ) -> None:
         self.opener = opener
+        self.quotas = quotas
+        #: Bytes that operations under way may come to store, by user.
+        self._promised: Counter[int] = Counter()
         self.layout = layout
         self.images = images
         self.store = store
@@ -79,19 +132,49 @@ class CheckpointService:
         self._loop = asyncio.get_running_loop()
 
     async def all(
-        self, caller: Caller, kernel: str = "", runtime: str = ""
+        self, caller: Caller, kernel: str = "", runtime: str = "", shared: bool = False
     ) -> list[CheckpointModel]:
+        """The caller's own; ``shared``: those that others have shared with him instead."""
         manifests = await asyncio.to_thread(self.store.list)
+        seen = _is_granted if shared else _is_owned
         return [
-            m.checkpoint
+            _as_seen_by(caller, m.checkpoint)
             for m in manifests
-            if caller.owns(m.checkpoint.uid)
+            if seen(caller, m.checkpoint)
             and kernel in ("", m.checkpoint.kernel_id)
             and runtime in ("", m.checkpoint.runtime)
         ]
 
     async def show(self, caller: Caller, checkpoint_id: str) -> CheckpointModel:
-        return (await self.manifest(caller, checkpoint_id)).checkpoint
+        """One of the caller's own, or one that was shared with him."""
+        manifest = await self._copyable(caller, checkpoint_id)
+        return _as_seen_by(caller, manifest.checkpoint)
+
+    async def share(
+        self, caller: Caller, checkpoint_id: str, grantee: str, *, granted: bool
+    ) -> CheckpointModel:
+        """Let a user (a name, a number, or ``*`` for everybody) copy a checkpoint, or no longer.
+
+        Raises
+        ------
+        InvalidRequest
+            If there is no such user.
+        """
+        await self.manifest(caller, checkpoint_id)
+        who: Grantee
+        if grantee == "*":
+            who = "*"
+        elif not granted and grantee.isascii() and grantee.isdigit() and len(grantee) < 10:
+            who = int(grantee)  # also of a user who is gone
+        else:
+            who = (await asyncio.to_thread(identity_named, grantee)).uid
+
+        def change(notes: Notes) -> Notes:
+            others = [one for one in notes.shares if one != who]
+            return msgspec.structs.replace(notes, shares=[*others, who] if granted else others)
+
+        await asyncio.to_thread(self.store.annotate, checkpoint_id, change)
+        return await self.show(caller, checkpoint_id)
 
     async def change(
         self, caller: Caller, checkpoint_id: str, patch: CheckpointPatch
@@ -114,11 +197,30 @@ class CheckpointService:
         self, caller: Caller, checkpoint_id: str, request: CopyRequest
     ) -> CheckpointModel:
         """A checkpoint of another runtime with the same data, independent of this one."""
-        source = await self.manifest(caller, checkpoint_id)
+        source = await self._copyable(caller, checkpoint_id)
+        saved = source.checkpoint
+        given = {mount.target: mount for mount in checked_mounts(request.mounts)}
+        if unknown := sorted(given.keys() - {mount.target for mount in saved.mounts}):
+            raise InvalidRequest(
+                f"The checkpoint has nothing mounted at {', '.join(unknown)}.",
+                hint="`jupyter checkpoints show` tells what it has.",
+            )
+        # Root's copy of a user's is the user's: whose processes these are does not change.
+        uid = caller.uid or saved.uid
+        needed = 0 if uid == saved.uid else saved.memory_size + saved.files_size
+        async with self.storing(uid, needed):
+            return await self._copy(source, uid, request, given)
+
+    async def _copy(
+        self, source: Manifest, uid: int, request: CopyRequest, mounts: dict[str, Mount]
+    ) -> CheckpointModel:
+        checkpoint_id = source.checkpoint.id
         model = msgspec.structs.replace(
             source.checkpoint,
             id=str(uuid.uuid4()),
-            uid=caller.uid,
+            uid=uid,
+            mounts=[mounts.get(mount.target, mount) for mount in source.checkpoint.mounts],
+            shares=[],
             created=now(),
             trigger="remix",
             runtime=request.runtime,
@@ -193,6 +295,18 @@ class CheckpointService:
         arrived = await asyncio.to_thread(
             archive.Import, file, key, trusted=trusted, max_bytes=size
         )
+        if caller.uid == 0 and arrived.manifest.checkpoint.uid != 0:
+            raise NotAllowed(
+                f"The checkpoint was user {arrived.manifest.checkpoint.uid}'s; "
+                "as root's, it would run with root's rights.",
+                hint="Import it for a user, by naming him.",
+            )
+        async with self.storing(caller.uid, size):
+            return await self._import(caller, arrived, size, runtime)
+
+    async def _import(
+        self, caller: Caller, arrived: archive.Import, size: int, runtime: str
+    ) -> CheckpointModel:
         saved = arrived.manifest
         model = msgspec.structs.replace(
             saved.checkpoint,
@@ -206,6 +320,7 @@ class CheckpointService:
             stopped=False,
             pinned=False,
             touched="",
+            shares=[],
             verified=None,
         )
         staging = await asyncio.to_thread(self.store.begin, model.id, size)
@@ -344,13 +459,41 @@ class CheckpointService:
         )
 
     async def manifest(self, caller: Caller, checkpoint_id: str) -> Manifest:
+        """That of one of the caller's own."""
         manifest = await asyncio.to_thread(self.store.load, checkpoint_id)
         if not caller.reaches(manifest.checkpoint.uid):
-            raise NotFound(
-                f"There is no checkpoint {checkpoint_id}.",
-                hint="`jupyter checkpoints list` lists them.",
-            )
+            raise _absent(checkpoint_id)
         return manifest
+
+    async def _copyable(self, caller: Caller, checkpoint_id: str) -> Manifest:
+        """That of one of the caller's own, or of one that was shared with him."""
+        manifest = await asyncio.to_thread(self.store.load, checkpoint_id)
+        owned = caller.reaches(manifest.checkpoint.uid)
+        if not owned and not _is_granted(caller, manifest.checkpoint):
+            raise _absent(checkpoint_id)
+        return manifest
+
+    async def reserve(self, uid: int, needed: int) -> Storing:
+        """Keep about ``needed`` bytes of a user's quota for what is going to be stored.
+
+        Raises ``QuotaExceeded`` if there are not that many.
+        """
+        used = 0
+        if uid and self.quotas.storage:
+            used = (await self.usage(Caller(uid))).total
+        # From here to the reservation nothing is awaited.
+        used += self._promised[uid]
+        self.quotas.check_storage(uid, used, needed)
+        return Storing(self.quotas, self._promised, uid, used, needed)
+
+    @asynccontextmanager
+    async def storing(self, uid: int, needed: int) -> AsyncIterator[Storing]:
+        """As :meth:`reserve`, as long as the context lasts."""
+        storing = await self.reserve(uid, needed)
+        try:
+            yield storing
+        finally:
+            storing.release()
 
     def reporter(self, stage: str, operation: Operation) -> Progress:
         """A callback for threads that reports at most ten times a second."""

@@ -36,20 +36,22 @@ from ..models import (
     KernelPatch,
     KernelState,
     Limits,
+    Mode,
     Mount,
     SaveRequest,
     StartRequest,
 )
 from ..store.store import MANIFEST_VERSION, Manifest
 from ..store.tree import tree_digest
-from .checkpoints import CheckpointService
+from .checkpoints import CheckpointService, Storing
 from .engines.engine import Adopted, ContainerSpec, Engine, Source
-from .identity import OpenMount
+from .identity import OpenMount, identity_of
 from .images import ImageStore
 from .operation import Operation, Operations
 from .records import (
     Caller,
     Record,
+    checked_argv,
     checked_env,
     checked_mounts,
     connection_of,
@@ -80,7 +82,7 @@ class _Kernel:
 
 
 class KernelService:
-    """See the module. ``limits`` are defaults and, where set, maxima for everybody."""
+    """See the module. The limits in ``quotas`` are defaults, and for ordinary users maxima."""
 
     def __init__(
         self,
@@ -89,7 +91,6 @@ class KernelService:
         images: ImageStore,
         checkpoints: CheckpointService,
         facts: HostFacts,
-        default_limits: Limits,
         orphan_grace: float,
     ) -> None:
         self.opener = checkpoints.opener
@@ -97,7 +98,7 @@ class KernelService:
         self.images = images
         self.checkpoints = checkpoints
         self.facts = facts
-        self.default_limits = default_limits
+        self.quotas = checkpoints.quotas
         self.orphan_grace = orphan_grace
         self.operations = Operations()
         self.engine: Engine
@@ -169,14 +170,17 @@ class KernelService:
         self, caller: Caller, request: StartRequest, operation: Operation
     ) -> KernelModel:
         """Start a kernel, start an exited one again, or resume a checkpoint in a new one."""
-        self._require_free(caller, request.kernel_id)
+        kernel = self._require_free(caller, request.kernel_id)
         mounts = checked_mounts(request.mounts)
         manifest: Manifest | None = None
         if request.checkpoint:
             manifest = await self.checkpoints.manifest(caller, request.checkpoint)
-            record = self._record_from(caller, request, manifest, mounts)
+            owner = await self._owner(caller, manifest.checkpoint.uid)
+            record = self._record_from(owner, request, manifest, mounts)
         else:
-            record = await self._record(caller, request, mounts)
+            owner = await self._owner(caller, caller.uid if kernel is None else kernel.record.uid)
+            record = await self._record(owner, request, mounts)
+        await self._check_image(record)
         async with self.opener.opened(record.identity, mounts) as opened:
             return await self._start(caller, record, manifest, opened, operation)
 
@@ -191,6 +195,13 @@ class KernelService:
         request = record.request
         kernel = self._require_free(caller, request.kernel_id)
         fresh = kernel is None
+        if kernel is not None and kernel.record.uid != record.uid:
+            raise Conflict(
+                f"Kernel {request.kernel_id} is user {kernel.record.uid}'s, "
+                f"and the checkpoint user {record.uid}'s.",
+                hint="Resume it in a new kernel.",
+            )
+        self._require_quota(record)
         if kernel is None:
             kernel = self._kernels[request.kernel_id] = _Kernel(record)
         async with self._changing(kernel, request.kernel_id):
@@ -229,6 +240,15 @@ class KernelService:
                     "This checkpoint belongs to a kernel with another connection.",
                     hint="Resume it in a new kernel.",
                 )
+            if manifest.checkpoint.uid != record.uid:
+                raise Conflict(
+                    f"The kernel is user {record.uid}'s, and the checkpoint "
+                    f"user {manifest.checkpoint.uid}'s.",
+                    hint="Resume it in a new kernel.",
+                )
+            await self._check_image_of(record.uid, manifest.checkpoint.image_digest)
+            if kernel.is_in("stopped", "exited"):
+                self._require_quota(record)
             keep = record.state == "stopped" and record.checkpoint == checkpoint_id
             before = record.state
             try:
@@ -387,14 +407,29 @@ class KernelService:
     async def _save(
         self, kernel: _Kernel, request: SaveRequest, operation: Operation
     ) -> CheckpointModel:
+        mode = request.mode or kernel.record.request.mode
+        memory = 0
+        if mode == "process":
+            memory = await self.engine.memory(kernel.record.request.kernel_id)
+        # Page tables, sockets and pipes come on top of the pages.
+        needed = memory + memory // 20 + 32 * 2**20
+        async with self.checkpoints.storing(kernel.record.uid, needed) as storing:
+            return await self._save_within(kernel, request, mode, memory, storing, operation)
+
+    async def _save_within(
+        self,
+        kernel: _Kernel,
+        request: SaveRequest,
+        mode: Mode,
+        memory: int,
+        storing: Storing,
+        operation: Operation,
+    ) -> CheckpointModel:
         began = time.perf_counter()
         kernel_id = kernel.record.request.kernel_id
-        mode = request.mode or kernel.record.request.mode
         checkpoint_id = str(uuid.uuid4())
-        memory = await self.engine.memory(kernel_id) if mode == "process" else 0
-        # Page tables, sockets and pipes come on top of the pages.
         staging = await asyncio.to_thread(
-            self.checkpoints.store.begin, checkpoint_id, memory + memory // 20 + 32 * 2**20
+            self.checkpoints.store.begin, checkpoint_id, storing.needed
         )
         held = False
         snapshot = False
@@ -450,6 +485,7 @@ class KernelService:
                 tree_digest=digest,
                 facts=saved.facts,
             )
+            storing.check(model.memory_size + model.files_size)
             operation.settle()
             await asyncio.to_thread(staging.commit, manifest)
         except BaseException as error:
@@ -505,6 +541,37 @@ class KernelService:
             )
         return kernel
 
+    async def _owner(self, caller: Caller, uid: int) -> Caller:
+        """Whose a kernel is to be: what was somebody's stays his, whoever starts it."""
+        if uid == caller.uid:
+            return caller
+        return Caller(uid, await asyncio.to_thread(identity_of, uid))
+
+    async def _check_image(self, record: Record) -> None:
+        await self._check_image_of(record.uid, record.image_digest)
+
+    async def _check_image_of(self, uid: int, digest: str) -> None:
+        if uid == 0:
+            return
+        known = await asyncio.to_thread(self.images.list)
+        names = [image.name for image in known if image.digest == digest]
+        self.quotas.check_image(uid, [*names, digest], (names or [digest[:12]])[0])
+
+    def _require_quota(self, record: Record) -> None:
+        """Whether its owner may have this kernel as well; no ``await`` until it is counted."""
+        others = [
+            k.record
+            for k in self._kernels.values()
+            if k.record.uid == record.uid
+            and k.record.request.kernel_id != record.request.kernel_id
+            and not k.removed
+            and not k.is_in("exited", "stopped")
+        ]
+        self.quotas.check_kernels(record.uid, len(others))
+        promised = sum(other.limits.memory or 0 for other in others)
+        memory = self.quotas.memory_left(record.uid, promised, record.limits.memory)
+        record.limits = msgspec.structs.replace(record.limits, memory=memory)
+
     async def _record(self, caller: Caller, request: StartRequest, mounts: list[Mount]) -> Record:
         if not request.argv or not request.key:
             raise InvalidRequest(
@@ -512,8 +579,9 @@ class KernelService:
                 reason="`argv` or `key` is empty, and no checkpoint is named.",
             )
         image = await asyncio.to_thread(self.images.resolve, request.image)
-        if request.cwd and not os.path.isabs(request.cwd):
+        if request.cwd and not (os.path.isabs(request.cwd) and request.cwd.isprintable()):
             raise InvalidRequest("The working directory must be an absolute path.")
+        self.quotas.check_limits(caller.uid, request.limits)
         return Record(
             request=request,
             uid=caller.uid,
@@ -521,11 +589,11 @@ class KernelService:
             created=now(),
             image=image.name,
             image_digest=image.digest,
-            argv=request.argv,
+            argv=checked_argv(request.argv),
             env=checked_env({**image.env, **request.env}),
             cwd=request.cwd or image.cwd,
             hostname=hostname_of(request.kernel_id),
-            limits=self._limits(request.limits, self.default_limits),
+            limits=self._limits(request.limits, self.quotas.maxima),
             mounts=mounts,
             connection=connection_of(request.key, request.kernel_name),
         )
@@ -534,6 +602,7 @@ class KernelService:
         self, caller: Caller, request: StartRequest, manifest: Manifest, mounts: list[Mount]
     ) -> Record:
         saved = manifest.checkpoint
+        self.quotas.check_limits(caller.uid, request.limits)
         return Record(
             request=msgspec.structs.replace(
                 request, mode=saved.mode, kernel_name=request.kernel_name or saved.kernel_name

@@ -83,11 +83,20 @@ def ports_of(connection: ConnectionInfo) -> tuple[int, ...]:
     return tuple(getattr(connection, name) for name in PORTS)
 
 
+def checked_argv(argv: list[str]) -> list[str]:
+    if any("\0" in argument for argument in argv):
+        raise InvalidRequest("An argument of the kernel's command holds a NUL character.")
+    if sum(map(len, argv)) > 128 * 1024:
+        raise InvalidRequest("The kernel's command is longer than 128 KiB.")
+    return argv
+
+
 def checked_env(env: dict[str, str]) -> dict[str, str]:
     for name, value in env.items():
         if not name or "=" in name or "\0" in name or "\0" in value:
             raise InvalidRequest(f"{name!r} cannot be the name of an environment variable.")
-    if sum(len(n) + len(v) for n, v in env.items()) > 512 * 1024:
+    # Bytes, as the kernel counts them.
+    if sum(len(n.encode()) + len(v.encode()) for n, v in env.items()) > 512 * 1024:
         raise InvalidRequest("The environment is larger than 512 KiB.")
     return env
 
@@ -97,10 +106,12 @@ def checked_mounts(mounts: list[Mount]) -> list[Mount]:
     targets = set()
     for mount in mounts:
         for path in (mount.source, mount.target):
-            if not os.path.isabs(path) or "\0" in path or os.path.normpath(path) != path:
+            plain = path.isprintable() and os.path.isabs(path) and os.path.normpath(path) == path
+            if not plain or path.startswith("//"):
                 raise InvalidRequest(
-                    f"{path!r} cannot be mounted.",
-                    reason="A mount needs absolute paths without `.`, `..` or a slash at the end.",
+                    f"{path[:200]!r} cannot be mounted.",
+                    reason="A mount needs absolute paths without `.`, `..`, a slash at the end, "
+                    "or characters that cannot be printed.",
                 )
         if mount.target == "/" or any(
             mount.target == r or mount.target.startswith(r + "/") for r in _RESERVED

@@ -444,6 +444,7 @@ def _noted(manifest: Manifest, notes: Notes) -> Manifest:
         name=manifest.checkpoint.name if notes.name is None else notes.name,
         pinned=notes.pinned,
         touched=notes.touched,
+        shares=notes.shares,
         verified=notes.verified,
     )
     return msgspec.structs.replace(manifest, checkpoint=checkpoint)

@@ -16,7 +16,7 @@ from typing import Any
 
 from msgspec import Struct
 
-from ..models import CheckpointModel, ConnectionInfo, Verification, VerifyReport
+from ..models import CheckpointModel, ConnectionInfo, Grantee, Verification, VerifyReport
 from .source import PagesDescription
 
 #: The version of :class:`Manifest` that is written, and the newest that can be read.
@@ -65,6 +65,7 @@ class Notes(Struct, frozen=True, kw_only=True):
     """``None``: as in the manifest."""
     pinned: bool = False
     touched: str = ""
+    shares: list[Grantee] = []
     verified: Verification | None = None
 
 
