@@ -212,7 +212,7 @@ class AgentApp(JupyterApp):
         )
         network = Network(paths.instance, self.subnet, self.outbound_nat)
         engine = EmbeddedEngine(
-            paths, tools, pool, network, seccomp, service.on_exit, self.criu_timeout
+            paths, tools, images, pool, network, seccomp, service.on_exit, self.criu_timeout
         )
         try:
             await service.open(engine)

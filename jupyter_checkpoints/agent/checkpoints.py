@@ -50,7 +50,7 @@ from ..store.tree import tree_digest
 from . import archive, criu, preflight
 from .engines.engine import Engine
 from .identity import Identity, PathOpener, identity_named
-from .images import ImageStore
+from .images import Images
 from .operation import Operation
 from .quotas import Quotas
 from .records import Caller, checked_mounts, from_os_error, now
@@ -111,7 +111,7 @@ class CheckpointService:
         self,
         *,
         layout: Layout,
-        images: ImageStore,
+        images: Images,
         store: Store,
         facts: HostFacts,
         opener: PathOpener,
@@ -446,7 +446,7 @@ class CheckpointService:
             return preflight.check(
                 manifest,
                 here=self.facts,
-                image_root=self.images.rootfs,
+                require_image=self.images.require,
                 mounts=mounts,
                 limits=limits,
                 files=files,

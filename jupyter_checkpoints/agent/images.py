@@ -25,7 +25,7 @@ from collections.abc import Container, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import IO
+from typing import IO, Protocol
 
 import msgspec
 from blake3 import blake3
@@ -44,6 +44,27 @@ DEFAULT_IMAGE = "python3"
 #: Linked statically, so that it runs in any image.
 _INIT = Path("/usr/bin/tini-static")
 _SHORTEST_PREFIX = 6
+
+
+class Images(Protocol):
+    """The images that kernels may start from, wherever an engine keeps them. All methods block."""
+
+    def list(self) -> list[ImageModel]: ...
+
+    def resolve(self, ref: str) -> ImageModel:
+        """The image that ``ref`` means. Raises ``NotFound``, ``InvalidRequest``."""
+
+    def require(self, digest: str) -> None:
+        """Raises ``NotFound`` if there is no image with this digest."""
+
+    def build(self, spec: ImageSpec, name: str, progress: Progress) -> ImageModel:
+        """Build an image and give it ``name``."""
+
+    def import_archive(self, path: Path, name: str, progress: Progress) -> ImageModel:
+        """Make an image of an archive and give it ``name``."""
+
+    def remove(self, ref: str, *, in_use: Container[str] = ()) -> None:
+        """Remove an image. Raises ``NotFound``, ``Conflict``."""
 
 
 class ImageStore:
@@ -96,13 +117,17 @@ class ImageStore:
             else SETUP_HINT,
         )
 
+    def require(self, digest: str) -> None:
+        """Raises :class:`NotFound` if there is no such image (the whole digest is needed)."""
+        if self._record(digest) is None:
+            raise NotFound(f"There is no image {digest[:12]!r}", reason="it was removed")
+
     def rootfs(self, digest: str) -> Path:
         """The root directory of an image, to be mounted read-only.
 
         Raises :class:`NotFound` if there is no such image (the whole digest is needed).
         """
-        if self._record(digest) is None:
-            raise NotFound(f"There is no image {digest[:12]!r}", reason="it was removed")
+        self.require(digest)
         return self.root / digest / "rootfs"
 
     def build(self, spec: ImageSpec, name: str, progress: Progress) -> ImageModel:

@@ -46,7 +46,7 @@ from ..store.tree import tree_digest
 from .checkpoints import CheckpointService, Storing
 from .engines.engine import Adopted, ContainerSpec, Engine, Source
 from .identity import OpenMount, identity_of
-from .images import ImageStore
+from .images import Images
 from .operation import Operation, Operations
 from .records import (
     Caller,
@@ -88,7 +88,7 @@ class KernelService:
         self,
         *,
         layout: Layout,
-        images: ImageStore,
+        images: Images,
         checkpoints: CheckpointService,
         facts: HostFacts,
         orphan_grace: float,
@@ -637,7 +637,7 @@ class KernelService:
         return ContainerSpec(
             kernel_id=record.request.kernel_id,
             identity=record.identity,
-            rootfs=await asyncio.to_thread(self.images.rootfs, record.image_digest),
+            image_digest=record.image_digest,
             argv=record.argv,
             env={**record.env, "JUPYTER_CONNECTION_FILE": CONNECTION_FILE},
             cwd=record.cwd,

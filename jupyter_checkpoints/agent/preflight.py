@@ -44,7 +44,7 @@ def check(
     manifest: Manifest,
     *,
     here: HostFacts,
-    image_root: Callable[[str], Path],
+    require_image: Callable[[str], None],
     mounts: list[Mount],
     limits: Limits,
     files: list[OpenFile],
@@ -54,8 +54,8 @@ def check(
 
     Parameters
     ----------
-    image_root:
-        Gives an image's root by digest, or raises ``NotFound``.
+    require_image:
+        Raises ``NotFound`` if there is no image with a digest.
     mounts, limits:
         Of the container that would be resumed.
     files:
@@ -65,7 +65,7 @@ def check(
     """
     found = [
         *_host(manifest, here),
-        *_image(manifest, image_root),
+        *_image(manifest, require_image),
         *_memory(manifest, limits),
         *_mounts(manifest, mounts),
         *_files(mounts, files, sizes),
@@ -117,10 +117,10 @@ def _host(manifest: Manifest, here: HostFacts) -> Iterator[Finding]:
         )
 
 
-def _image(manifest: Manifest, image_root: Callable[[str], Path]) -> Iterator[Finding]:
+def _image(manifest: Manifest, require_image: Callable[[str], None]) -> Iterator[Finding]:
     wanted = manifest.checkpoint
     try:
-        image_root(wanted.image_digest)
+        require_image(wanted.image_digest)
     except NotFound:
         yield _block(
             "image-missing",

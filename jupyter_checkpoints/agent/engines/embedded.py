@@ -38,6 +38,7 @@ from ...layout import Layout
 from ...models import Mode
 from .. import binds, criu, monitor, oci, process, timers
 from ..cgroup import Cgroup
+from ..images import ImageStore
 from ..network import Link, Network
 from ..process import CommandFailed
 from ..rootfs import Pool, mount_overlay, unmount_below
@@ -99,6 +100,15 @@ class _Kernel:
         """Removes the container that has ended by itself."""
 
 
+class _Held(Struct, frozen=True, kw_only=True):
+    """A container that has come up, and the process whose end is its end."""
+
+    pid: int
+    keeper: int
+    child: subprocess.Popen[bytes] | None = None
+    """The keeper, if it is a child of ours."""
+
+
 class _Passing(Exception):
     """A save failed for something that is about to be over."""
 
@@ -128,6 +138,7 @@ class EmbeddedEngine(Engine):
         self,
         layout: Layout,
         tools: Tools,
+        images: ImageStore,
         pool: Pool,
         network: Network,
         seccomp: dict[str, Any],
@@ -138,6 +149,7 @@ class EmbeddedEngine(Engine):
         self.criu_timeout = criu_timeout
         self.layout = layout
         self.tools = tools
+        self.images = images
         self.pool = pool
         self.network = network
         self.seccomp = seccomp
@@ -157,6 +169,10 @@ class EmbeddedEngine(Engine):
 
     def _cgroup(self, name: str) -> Cgroup:
         return Cgroup(f"/jupyter-checkpoints-{self.layout.instance}/{name}")
+
+    def _runc_state(self, name: str) -> tuple[Path, str]:
+        """Where runc keeps a container's state, and what it calls the container."""
+        return self.layout.runc_root, name
 
     def _operation(self, name: str) -> str:
         return f"{self.layout.instance}/{name}"
@@ -246,6 +262,9 @@ class EmbeddedEngine(Engine):
         for name in self.pool.list_snapshots() - checkpoints:
             self.pool.delete_snapshot(name)
             log.info("Removed a snapshot without a checkpoint: %s", name)
+        self._sweep_containers(running)
+
+    def _sweep_containers(self, running: set[str]) -> None:
         for state in self.layout.runc_root.iterdir():
             if state.name not in running:
                 unmount_below(state)
@@ -322,12 +341,12 @@ class EmbeddedEngine(Engine):
         link = self.network.link(kernel.state.index, generation)
         restores = source is not None and source.mode == "process"
 
-        def prepare() -> list[str]:
+        def prepare() -> None:
             self._write_private(spec, link)
             bundle.mkdir(mode=0o700, parents=True)
             (bundle / "work").mkdir(mode=0o700)
             layer = self.pool.create(name, source.checkpoint_id if source else None)
-            mount_overlay(spec.rootfs, layer, bundle / "rootfs")
+            self._lay_out(spec, layer, bundle, fresh=source is None)
             binds.stage(spec.mounts, bundle / "mounts")
             (bundle / "config.json").write_text(json.dumps(self._configuration(spec, bundle, link)))
             (bundle / "criu.conf").write_text(
@@ -336,29 +355,25 @@ class EmbeddedEngine(Engine):
                     keep_connections=source is None or source.keep_connections,
                 )
             )
-            return self._runc_command(name, bundle, source)
 
         activate = not restores and not kernel.state.network
 
-        async def prepared() -> list[str]:
-            if kernel.link_ready:
-                kernel.link_ready = False
-                return await asyncio.to_thread(prepare)
-            command, _ = await _both(
-                asyncio.to_thread(prepare), self.network.create(link, active=activate)
-            )
-            return command
+        if kernel.link_ready:
+            kernel.link_ready = False
+            await asyncio.to_thread(prepare)
+        else:
+            await _both(asyncio.to_thread(prepare), self.network.create(link, active=activate))
 
         timeout = _START_SECONDS
         if source is not None and restores:
             timeout = self._criu_timeout(await asyncio.to_thread(_tree_bytes, source.images))
-        child, pid = await self._run_monitor(kernel, bundle, prepared(), timeout)
+        held = await self._bring_up(spec, bundle, source, timeout)
         state = _State(
             index=kernel.state.index,
             generation=generation,
             network=True,
-            pid=pid,
-            monitor=child.pid,
+            pid=held.pid,
+            monitor=held.keeper,
             boot_id=self._boot_id,
             iopub_port=spec.iopub_port,
             one_gateway=True,
@@ -369,7 +384,7 @@ class EmbeddedEngine(Engine):
         await asyncio.to_thread(self._write_new, kernel.id, state)
         expected = 0 if activate else await self._switch(kernel, spec, link, source)
         previous = kernel.state.generation
-        kernel.state, kernel.child = state, child
+        kernel.state, kernel.child = state, held.child
         self._later(self._replace_spare())
         if previous >= 0:
             self._later(self._destroy(kernel.id, previous))
@@ -378,7 +393,11 @@ class EmbeddedEngine(Engine):
             link, spec.iopub_port, expected, _GATE_SECONDS
         ):
             log.info("Not every client of kernel %s has come back to its new state", kernel.id)
-        return Container(pid=pid, address=link.address)
+        return Container(pid=held.pid, address=link.address)
+
+    def _lay_out(self, spec: ContainerSpec, layer: Path, bundle: Path, *, fresh: bool) -> None:
+        """Make the root file system, of the image and a layer that is empty if ``fresh``."""
+        mount_overlay(self.images.rootfs(spec.image_digest), layer, bundle / "rootfs")
 
     def _runc_command(self, name: str, bundle: Path, source: Source | None) -> list[str]:
         command = [
@@ -450,24 +469,20 @@ class EmbeddedEngine(Engine):
                 self._spare = await asyncio.to_thread(_start_monitor, self.layout.run_dir)
             await self.network.keep_spare({k.state.index for k in self._kernels.values()})
 
-    async def _run_monitor(
-        self,
-        kernel: _Kernel,
-        bundle: Path,
-        prepared: Awaitable[list[str]],
-        timeout: float,
-    ) -> tuple[subprocess.Popen[bytes], int]:
-        """Let a monitor run the command that ``prepared`` gives; the container's first process."""
-        name = self._name(kernel.id, int(bundle.name))
+    async def _bring_up(
+        self, spec: ContainerSpec, bundle: Path, source: Source | None, timeout: float
+    ) -> _Held:
+        """Make the prepared container run, new or restored: a monitor has runc do it."""
+        name = self._name(spec.kernel_id, int(bundle.name))
         operation = self._operation(name)
-        command = await prepared
+        command = self._runc_command(name, bundle, source)
         began = await self._next_monitor()
         job = {
             "command": command,
             "env": {**self.tools.env, process.MARK: operation},
             "pid_file": str(bundle / "pid"),
             "exit_file": str(bundle / "exit.json"),
-            "log": str(self.log_file(kernel.id)),
+            "log": str(self.log_file(spec.kernel_id)),
             "log_size": _LOG_SIZE,
             "log_files": _LOG_FILES,
         }
@@ -490,7 +505,7 @@ class EmbeddedEngine(Engine):
             await asyncio.to_thread(began.wait)
             why = await asyncio.to_thread(_why, bundle)
             raise CommandFailed(command, said.get("status", 255), why)
-        return began, said["pid"]
+        return _Held(pid=said["pid"], keeper=began.pid, child=began)
 
     # -- resuming ------------------------------------------------------------------------------
 
@@ -643,10 +658,11 @@ class EmbeddedEngine(Engine):
             return self._cgroup(name).memory()
 
         size = await asyncio.to_thread(prepare)
+        root, container = self._runc_state(name)
         await process.run(
-            *(self.tools.runc, "--root", self.layout.runc_root, "checkpoint", "--leave-running"),
+            *(self.tools.runc, "--root", root, "checkpoint", "--leave-running"),
             *("--image-path", images, "--work-path", work, "--tcp-established", "--file-locks"),
-            name,
+            container,
             env=self.tools.env,
             timeout=self._criu_timeout(size),
             operation=self._operation(name) + "/save",
@@ -828,17 +844,20 @@ class EmbeddedEngine(Engine):
             kernel.state.network = False
 
     def _destroy_container(self, name: str, bundle: Path) -> None:
-        # Not `runc delete`: of a container that was killed in mid-restore it waits for ever.
         process.end_marked(self._operation(name))
+        self._destroy_processes(name)
+        unmount_below(bundle)
+        self.pool.delete_layer(name)
+        shutil.rmtree(bundle, ignore_errors=True)
+
+    def _destroy_processes(self, name: str) -> None:
+        # Not `runc delete`: of a container that was killed in mid-restore it waits for ever.
         group = self._cgroup(name)
         group.kill()
         state = self.layout.runc_root / name
         unmount_below(state)
         shutil.rmtree(state, ignore_errors=True)
-        unmount_below(bundle)
-        self.pool.delete_layer(name)
         group.remove()
-        shutil.rmtree(bundle, ignore_errors=True)
 
     def _criu_timeout(self, size: int) -> float:
         """Seconds that a dump or restore of ``size`` bytes may take before it is ended."""
@@ -859,8 +878,9 @@ class EmbeddedEngine(Engine):
             log.error("A clean-up failed; the next start repeats it", exc_info=error)
 
     async def _runc(self, verb: str, name: str) -> None:
+        root, container = self._runc_state(name)
         await process.run(
-            *(self.tools.runc, "--root", self.layout.runc_root, verb, name),
+            *(self.tools.runc, "--root", root, verb, container),
             env=self.tools.env,
             timeout=_START_SECONDS,
             operation=self._operation(name),

@@ -22,7 +22,7 @@ OnExit = Callable[[str, int], None]
 
 
 class ContainerSpec(Struct, frozen=True, kw_only=True):
-    """A container to make. ``rootfs`` is the image's; ``connection_file`` its content.
+    """A container to make. ``connection_file`` is that file's content.
 
     ``mounts`` are open for as long as the call lasts that gets this, and no longer.
     """
@@ -30,7 +30,7 @@ class ContainerSpec(Struct, frozen=True, kw_only=True):
     kernel_id: str
     identity: Identity
     """Whom the kernel runs as: it may do outside what this user may, and nothing else."""
-    rootfs: Path
+    image_digest: str
     argv: list[str]
     env: dict[str, str]
     cwd: str
