@@ -35,6 +35,7 @@ jupyter checkpoints resume 8a1e
         "resume": (f"{_HERE}.checkpoints.ResumeApp", "Continue from a checkpoint"),
         "verify": (f"{_HERE}.checkpoints.VerifyApp", "Read checkpoints again and compare"),
         "delete": (f"{_HERE}.checkpoints.DeleteApp", "Delete checkpoints"),
+        "share": (f"{_HERE}.sharing.ShareApp", "Let other users go on from a checkpoint"),
         "enable": (f"{_HERE}.notebooks.EnableApp", "Switch it on for notebooks"),
         "disable": (f"{_HERE}.notebooks.DisableApp", "Switch it off for notebooks"),
         "remix": (f"{_HERE}.notebooks.RemixApp", "Copy a notebook together with its state"),

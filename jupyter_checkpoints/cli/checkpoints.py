@@ -88,15 +88,20 @@ class ListApp(AgentCommand):
         config=True
     )
     runtime = Unicode("", help="Only those of this runtime.").tag(config=True)
+    shared = Bool(False, help="Those that other users share with you, not yours.").tag(config=True)
 
     aliases = {
         **AgentCommand.aliases,
         "kernel": "ListApp.kernel",
         "runtime": "ListApp.runtime",
     }
+    flags = {
+        **AgentCommand.flags,
+        "shared": ({"ListApp": {"shared": True}}, "Those that other users share with you."),
+    }
 
     async def work(self, agent: AgentClient) -> None:
-        found = await agent.checkpoints(runtime=self.runtime)
+        found = await agent.checkpoints(runtime=self.runtime, shared=self.shared)
         if self.kernel:  # by its beginning, and also where the kernel itself is no more
             found = [model for model in found if model.kernel_id.startswith(self.kernel)]
 

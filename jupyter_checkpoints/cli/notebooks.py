@@ -9,7 +9,7 @@ from pathlib import Path
 from ..client import AgentClient
 from ..errors import Conflict
 from ..metadata import write_settings
-from ..models import CopyRequest
+from ..models import CheckpointModel, CopyRequest, Mount
 from ..notebook_files import NotebookFile
 from .base import AgentCommand, Command
 
@@ -53,7 +53,8 @@ class RemixApp(AgentCommand):
     description = """Copy a notebook together with its newest runtime checkpoint.
 
     The copy goes on from there by itself; neither knows of the other. It keeps the secrets that
-    were in the kernel's memory.
+    were in the kernel's memory. If it is another user's notebook, who has shared its checkpoint
+    with you, the copy's directory takes the place of his.
 
     With --json: the copy's first checkpoint (see docs/cli.md)."""
     examples = "jupyter checkpoints remix analysis.ipynb variant.ipynb"
@@ -63,13 +64,19 @@ class RemixApp(AgentCommand):
         notebook = NotebookFile(source)
         if target.exists():
             raise Conflict(f"There is a file {target} already.", hint="Choose another name.")
-        newest = await agent.checkpoints(runtime=notebook.required_runtime())
+        runtime = notebook.required_runtime()
+        newest = await agent.checkpoints(runtime=runtime)
+        request = CopyRequest(runtime=str(uuid.uuid4()))
+        if not newest and (newest := await agent.checkpoints(runtime=runtime, shared=True)):
+            request = CopyRequest(
+                runtime=request.runtime, mounts=_own_directory(newest[0], target.parent)
+            )
         if not newest:
             raise Conflict(
                 f"{source} has no runtime checkpoint.",
                 hint=f"Save it first: jupyter checkpoints save {source}",
             )
-        made = await agent.copy_checkpoint(newest[0].id, CopyRequest(runtime=str(uuid.uuid4())))
+        made = await agent.copy_checkpoint(newest[0].id, request)
         try:
             remixed = NotebookFile(source)
             write_settings(remixed.metadata, runtime=made.runtime)
@@ -85,3 +92,13 @@ class RemixApp(AgentCommand):
             print(f"It begins with runtime checkpoint {made.id}.", file=sys.stderr)
 
         self.print_result(made, show)
+
+
+def _own_directory(shared: CheckpointModel, directory: Path) -> list[Mount]:
+    """A directory in the place of those that another user's kernel had at their own paths."""
+    source = str(directory.resolve())
+    return [
+        Mount(source=source, target=mount.target, read_only=mount.read_only)
+        for mount in shared.mounts
+        if mount.source == mount.target
+    ]
