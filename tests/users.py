@@ -46,16 +46,22 @@ class User:
             extra_groups=self.groups,
         )
 
-    def run(self, code: str, *arguments: str, env: dict[str, str] | None = None) -> str:
-        """Run Python code as this user; what it printed. It has to end without an error."""
+    def run(
+        self, code: str, *arguments: str, text: str = "", env: dict[str, str] | None = None
+    ) -> str:
+        """Run Python code as this user, with ``text`` as its input; what it printed.
+
+        It has to end without an error.
+        """
         with self.popen(
             *(self.python, "-c", code, *arguments),
             env=env,
+            stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
         ) as process:
             try:
-                said, complaints = process.communicate(timeout=_SECONDS)
+                said, complaints = process.communicate(text.encode(), timeout=_SECONDS)
             except subprocess.TimeoutExpired:
                 process.kill()
                 raise

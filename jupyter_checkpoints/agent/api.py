@@ -83,11 +83,11 @@ class Handler(RequestHandler):
         self.admission = admission
         self.audit = audit
         self.turns = turns
-
-    async def prepare(self) -> None:
         connection = cast("Any", self.request.connection)
         self.peer = peer_of(connection.stream.socket)
         self.caller = Caller(self.peer.uid)
+
+    async def prepare(self) -> None:
         named = self.request.headers.get(USER_HEADER)
         self.caller = await self.admission.caller(self.peer, named)
 
@@ -109,7 +109,8 @@ class Handler(RequestHandler):
             self.peer,
             f"{self.request.method} {self.request.path[:300]}",
             outcome,
-            subject=self.subject or next(iter(self.path_args), ""),
+            # Bytes, where they were no text.
+            subject=self.subject or next((str(part) for part in self.path_args), ""),
             reason="" if error is None else str(error),
             acting_for=acting_for,
             owners=owners,
@@ -118,7 +119,7 @@ class Handler(RequestHandler):
     def body(self, kind: type[T]) -> T:
         try:
             return msgspec.json.decode(self.request.body or b"{}", type=kind)
-        except msgspec.MsgspecError as error:
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
             raise InvalidRequest("The request cannot be read.", reason=str(error)) from error
 
     def answer(self, value: Any, status: int = 200) -> None:
@@ -188,7 +189,8 @@ class Handler(RequestHandler):
 
     def log_exception(self, typ: Any, value: Any, tb: Any) -> None:
         if isinstance(value, CheckpointsError | HTTPError):
-            log.info("%s %s: %s", self.request.method, self.request.path, value)
+            # What is worth a line at all times is in the audit log, which cannot be flooded.
+            log.debug("%s %s: %s", self.request.method, self.request.path, value)
         else:
             log.error("%s failed", self.request.path, exc_info=(typ, value, tb))
 

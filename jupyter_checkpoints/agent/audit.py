@@ -16,9 +16,10 @@ from msgspec import Struct
 
 log = logging.getLogger("jupyter_checkpoints.audit")
 
-#: So many lines of one user in so many seconds; what is more is counted and not written.
-_MOST = 200
-_SECONDS = 10.0
+#: So many lines of one user at once, and so many a second in the long run; what is more is
+#: counted and not written. Connections are counted apart from requests.
+_BURST = 200
+_RATE = 10.0
 _TEXT = 500
 
 Outcome = Literal["done", "failed", "refused"]
@@ -32,11 +33,30 @@ class Peer(Struct, frozen=True):
     gid: int
 
 
+class _Budget:
+    """Lines that may be written now."""
+
+    def __init__(self) -> None:
+        self.left = float(_BURST)
+        self.omitted = 0
+        self._seen = time.monotonic()
+
+    def take(self) -> bool:
+        now = time.monotonic()
+        self.left = min(_BURST, self.left + (now - self._seen) * _RATE)
+        self._seen = now
+        if self.left < 1:
+            self.omitted += 1
+            return False
+        self.left -= 1
+        return True
+
+
 class Audit:
     """Writes the log; made once by the agent. A user who floods it fills no disk."""
 
     def __init__(self) -> None:
-        self._windows: dict[int, tuple[float, int]] = {}
+        self._budgets: dict[tuple[int, bool], _Budget] = {}
 
     def note(
         self,
@@ -62,17 +82,13 @@ class Audit:
         owners:
             Other users whose kernels or checkpoints the action was about.
         """
-        began, count = self._windows.get(peer.uid, (0.0, 0))
-        now = time.monotonic()
-        if now - began >= _SECONDS:
-            if count > _MOST:
-                self._write(
-                    peer, {"action": "flood", "outcome": "refused", "omitted": count - _MOST}
-                )
-            began, count = now, 0
-        self._windows[peer.uid] = (began, count + 1)
-        if count >= _MOST:
+        budget = self._budgets.setdefault((peer.uid, action == "connect"), _Budget())
+        if not budget.take():
             return
+        if budget.omitted:
+            flood = {"action": "flood", "outcome": "refused", "omitted": budget.omitted}
+            self._write(peer, flood)
+            budget.omitted = 0
         line: dict[str, object] = {"action": action, "outcome": outcome}
         if subject:
             line["object"] = subject[:_TEXT]
