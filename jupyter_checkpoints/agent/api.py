@@ -74,6 +74,8 @@ class Handler(RequestHandler):
     caller: Caller
     subject = ""
     """What the request is about, where its path does not say so; for the audit log."""
+    path_args: list[str] = []
+    """As tornado sets it, unless a path is no text."""
     _audited = False
 
     def initialize(
@@ -109,8 +111,7 @@ class Handler(RequestHandler):
             self.peer,
             f"{self.request.method} {self.request.path[:300]}",
             outcome,
-            # Bytes, where they were no text.
-            subject=self.subject or next((str(part) for part in self.path_args), ""),
+            subject=self.subject or next(iter(self.path_args), ""),
             reason="" if error is None else str(error),
             acting_for=acting_for,
             owners=owners,
