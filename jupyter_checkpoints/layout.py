@@ -82,6 +82,16 @@ class Layout:
         return self.run_dir / "kernels"
 
     @property
+    def stages(self) -> Path:
+        """What containers with user namespaces are made of: root inside can pass it."""
+        return self.run_dir / "stages"
+
+    @property
+    def subordinate_ids(self) -> Path:
+        """Which range of ids the containers of each ordinary user have."""
+        return self.data_dir / "subordinate-ids.json"
+
+    @property
     def runc_root(self) -> Path:
         return self.run_dir / "runc"
 

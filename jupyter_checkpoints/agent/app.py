@@ -37,6 +37,7 @@ from .preflight import host_facts
 from .quotas import Quotas, Turns
 from .rootfs import open_pool
 from .seccomp import load_profile
+from .subids import SubordinateIds
 from .tools import find_tools
 
 #: Threads for whatever blocks: so many that no user's long work keeps others' short work waiting.
@@ -88,6 +89,11 @@ class AgentApp(JupyterApp):
     ).tag(config=True)
     outbound_nat = Bool(
         True, help="Let kernels reach the outside through the host (switches IP forwarding on)."
+    ).tag(config=True)
+    first_subordinate_id = Int(
+        0x7740_0000,
+        help="Where the ids of ordinary users' containers begin on the host: 65536 for each user, "
+        "of user and group ids alike, which nobody else may have. What was given once stays.",
     ).tag(config=True)
     mem_limit = Int(
         0,
@@ -211,8 +217,9 @@ class AgentApp(JupyterApp):
             orphan_grace=self.orphan_grace,
         )
         network = Network(paths.instance, self.subnet, self.outbound_nat)
+        subids = SubordinateIds(paths.subordinate_ids, self.first_subordinate_id)
         engine = EmbeddedEngine(
-            paths, tools, images, pool, network, seccomp, service.on_exit, self.criu_timeout
+            paths, tools, images, pool, network, subids, seccomp, service.on_exit, self.criu_timeout
         )
         try:
             await service.open(engine)

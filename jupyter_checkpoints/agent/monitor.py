@@ -84,6 +84,8 @@ def main() -> int:
     stdin_read, _stdin_write = os.pipe2(os.O_CLOEXEC)
     output, out_write = os.pipe2(os.O_CLOEXEC)
     errors, err_write = os.pipe2(os.O_CLOEXEC)
+    for fd in (stdin_read, out_write, err_write):
+        os.fchown(fd, *job["owner"])  # or /dev/stdout could not be opened inside
     runc = os.posix_spawn(
         job["command"][0],
         job["command"],

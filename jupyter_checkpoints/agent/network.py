@@ -238,16 +238,16 @@ class Network:
 
     async def admit(self, link: Link, uid: int) -> None:
         """Let a user reach a kernel's address, which root alone does otherwise."""
-        await self._owner("add", link, uid)
+        if uid:
+            await self._nft(f"add {self._owner(link, uid)}")
 
     async def expel(self, link: Link, uid: int) -> None:
         """Take back what :meth:`admit` gave, before the address goes to somebody else."""
-        await self._owner("delete", link, uid)
-
-    async def _owner(self, verb: str, link: Link, uid: int) -> None:
         if uid:
-            element = f"{verb} element inet {self.table} owners {{ {link.address} . {uid} }}\n"
-            await self._nft(element)
+            await self._quietly("nft", f"delete {self._owner(link, uid)}")
+
+    def _owner(self, link: Link, uid: int) -> str:
+        return f"element inet {self.table} owners {{ {link.address} . {uid} }}"
 
     async def disconnect(self, link: Link) -> None:
         """Drop all packets between host and namespace; :meth:`activate` lets them pass again."""

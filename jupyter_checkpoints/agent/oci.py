@@ -13,6 +13,7 @@ from typing import Any
 
 from ..layout import INIT_PATH
 from ..models import Limits
+from . import userns
 from .identity import OpenMount
 from .seccomp import DEFAULT_CAPABILITIES
 
@@ -77,7 +78,9 @@ def configuration(
     env: dict[str, str],
     cwd: str,
     hostname: str,
-    network_namespace: str,
+    network_namespace: Path | None,
+    ids: userns.IdMap | None,
+    hook: dict[str, Any] | None,
     cgroup: str,
     criu_config: Path,
     private: Path,
@@ -96,11 +99,18 @@ def configuration(
     mounts:
         Where the source of each is, in a place that only the agent can change, and what it is.
     network_namespace:
-        Path of an existing namespace with its address.
+        An existing namespace with its address; ``None`` for a new one, which ``hook`` connects.
+    ids:
+        What its ids are outside, in a user namespace of its own; ``None`` for the host's ids.
+    hook:
+        Run when the container's namespaces are there and nothing in it runs yet.
     """
     _, files = resource.getrlimit(resource.RLIMIT_NOFILE)
     capabilities = list(DEFAULT_CAPABILITIES)
-    return {
+    network = {"type": "network"}
+    if network_namespace is not None:
+        network["path"] = str(network_namespace)
+    found: dict[str, Any] = {
         "ociVersion": "1.0.2",
         "process": {
             "terminal": False,
@@ -144,10 +154,18 @@ def configuration(
                 {"type": "ipc"},
                 {"type": "uts"},
                 {"type": "cgroup"},
-                {"type": "network", "path": network_namespace},
+                network,
             ],
             "seccomp": seccomp,
             "maskedPaths": _MASKED,
             "readonlyPaths": _READONLY,
         },
     }
+    if ids is not None:
+        found["process"]["user"]["additionalGids"] = userns.supplementary_groups(ids)
+        found["linux"]["namespaces"].append({"type": "user"})
+        found["linux"]["uidMappings"] = userns.oci_mappings(ids.uids)
+        found["linux"]["gidMappings"] = userns.oci_mappings(ids.gids)
+    if hook is not None:
+        found["hooks"] = {"createRuntime": [hook]}
+    return found

@@ -11,6 +11,7 @@ plain copy, which cannot keep inode numbers.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import errno
 import fcntl
@@ -25,10 +26,13 @@ from pathlib import Path
 
 from ..errors import HostNotReady, InsufficientResources
 from ..layout import Layout
+from . import binds
+from .userns import as_user
 
 log = logging.getLogger(__name__)
 
 _LIBC = ctypes.CDLL(None, use_errno=True)
+_NOSUID, _NODEV = 2, 4
 
 _PATH = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C"}
 
@@ -152,7 +156,8 @@ class Pool(ABC):
         if work.exists():
             shutil.rmtree(work)
         work.mkdir(mode=0o755)
-        (layer / "upper").mkdir(mode=0o755, exist_ok=True)
+        (layer / "upper").mkdir(exist_ok=True)
+        (layer / "upper").chmod(0o755)  # the container's root directory, which all pass
         return layer
 
 
@@ -428,17 +433,46 @@ def open_pool(layout: Layout, choice: str = "auto") -> Pool:
 def mount_overlay(lower: Path, layer: Path, target: Path) -> None:
     """Mount one kernel's root file system: ``lower`` below, the layer's ``upper`` above.
 
-    ``index`` and ``nfs_export`` give every file a handle, which is what makes inotify watches
-    dumpable. Raises :class:`InsufficientResources` if the disk is full.
+    Raises :class:`InsufficientResources` if the disk is full.
     """
     target.mkdir(mode=0o755, parents=True, exist_ok=True)
+    _overlay(lower, layer, target, 0)
+
+
+def mount_mapped_overlay(
+    lower: Path, layer: Path, target: Path, namespace: int, root: tuple[int, int]
+) -> None:
+    """The same with all ids mapped by a user namespace, in which ``root`` is root.
+
+    Set-uid bits and device nodes mean nothing in it. Raises ``OSError`` with ``EINVAL`` where a
+    file system cannot map ids.
+    """
+    target.mkdir(mode=0o755, parents=True, exist_ok=True)
+    parts = target.with_name("lower"), target.with_name("layer")
+    try:
+        for source, place in zip((lower, layer), parts, strict=True):
+            binds.attach(source, place, namespace)
+        # Whoever mounts is whom the overlay's own files belong to: root has no id in that mapping.
+        as_user(root, lambda: _overlay(*parts, target, _NOSUID | _NODEV))
+    finally:
+        # The overlay has clones of them.
+        for place in parts:
+            binds.detach(place)
+            with contextlib.suppress(FileNotFoundError):
+                place.rmdir()
+    if os.statvfs(target).f_flag & os.ST_RDONLY:
+        raise OSError(errno.EROFS, "the overlay cannot be written", os.fspath(target))
+
+
+def _overlay(lower: Path, layer: Path, target: Path, flags: int) -> None:
+    # With index and nfs_export every file has a handle, which makes inotify watches dumpable.
     options = (
         f"lowerdir={lower},upperdir={layer / 'upper'},workdir={layer / 'work'},"
         "index=on,nfs_export=on"
     )
     # The system call itself: `mount` would take ten times as long, at every start.
     strings = (b"overlay", os.fsencode(target), b"overlay")
-    if _LIBC.mount(*strings, 0, os.fsencode(options)) == 0:
+    if _LIBC.mount(*strings, flags, os.fsencode(options)) == 0:
         return
     code = ctypes.get_errno()
     if code in (errno.ENOSPC, errno.EDQUOT):

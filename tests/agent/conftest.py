@@ -16,6 +16,7 @@ from jupyter_checkpoints.layout import SOCKET_ENV
 
 from ..users import Users, two_users
 from .agents import IMAGES, Agent
+from .callers import CALLERS, ROOT, directory_of, for_all_callers
 
 
 @pytest.fixture(scope="session")
@@ -61,9 +62,22 @@ def private_agent(default_image: None) -> Iterator[Agent]:
         yield agent
 
 
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "caller" in metafunc.fixturenames and metafunc.definition.get_closest_marker(
+        for_all_callers.name
+    ):
+        metafunc.parametrize("caller", CALLERS, indirect=True)
+
+
 @pytest.fixture
-async def client(agent: Agent) -> AsyncIterator[AgentClient]:
-    async with AgentClient(agent.socket) as client:
+def caller(request: pytest.FixtureRequest) -> int:
+    """The uid that ``client`` has: root's, but for tests with ``users.for_all_callers``."""
+    return int(getattr(request, "param", ROOT))
+
+
+@pytest.fixture
+async def client(agent: Agent, caller: int) -> AsyncIterator[AgentClient]:
+    async with AgentClient(agent.socket, user=caller or None) as client:
         yield client
 
 
@@ -72,3 +86,10 @@ def users() -> Iterator[Users]:
     """Two ordinary users of this host, for this session."""
     with two_users() as users:
         yield users
+
+
+@pytest.fixture
+def notebooks(caller: int) -> Iterator[Path]:
+    """A directory of the caller's own."""
+    with directory_of(caller) as directory:
+        yield directory

@@ -10,11 +10,12 @@ import pytest
 
 from jupyter_checkpoints.models import Mount, SaveRequest, StartRequest
 
+from .callers import for_all_callers
 from .kernels import python_kernel
 from .launch import Launch
 from .launch import launch as launch
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, for_all_callers]
 
 PREPARE = """
 import os, socket, threading, time
@@ -68,14 +69,14 @@ async def test_processes_and_addresses_are_each_ones_own(launch: Launch) -> None
     assert await original.run(chance) != await clone.run(chance)
 
 
-async def test_the_notebooks_directory_is_shared(launch: Launch, tmp_path: Path) -> None:
+async def test_the_notebooks_directory_is_shared(launch: Launch, notebooks: Path) -> None:
     """It is the host's, not the container's: both see what either writes there."""
-    mount = Mount(source=str(tmp_path), target=str(tmp_path))
+    mount = Mount(source=str(notebooks), target=str(notebooks))
     original = await launch.start(python_kernel(str(uuid4()), mounts=[mount], detached=True))
     clone = await launch.resume(await original.save())
-    await clone.run(f"open('{tmp_path}/result', 'w').write('from the clone')")
-    assert (tmp_path / "result").read_text() == "from the clone"
-    assert await original.run(f"open('{tmp_path}/result').read()") == "'from the clone'"
+    await clone.run(f"open('{notebooks}/result', 'w').write('from the clone')")
+    assert (notebooks / "result").read_text() == "from the clone"
+    assert await original.run(f"open('{notebooks}/result').read()") == "'from the clone'"
 
 
 async def test_many_clones_at_once(launch: Launch) -> None:

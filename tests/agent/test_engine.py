@@ -20,11 +20,12 @@ from jupyter_checkpoints.errors import Conflict, NotFound, OperationTimeout, Sta
 from jupyter_checkpoints.models import KernelModel, Limits, Mount, SaveRequest, StartRequest
 
 from .agents import Agent, wait_until
+from .callers import for_all_callers
 from .cells import CellError, finish, run
 from .conftest import running_agent
 from .kernels import KEY, connected, python_kernel
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, for_all_callers]
 
 
 class Kernel:
@@ -225,12 +226,15 @@ async def test_zombies_are_reaped(kernel: Kernel) -> None:
     code = """
 import subprocess, time, pathlib
 subprocess.run(['sh', '-c', 'sleep 0.05 & exit'])
-def zombies():
-    files = pathlib.Path('/proc').glob('[0-9]*/stat')
-    states = [p.read_text().rsplit(')', 1)[1].split()[0] for p in files]
-    return states.count('Z'), len(states)
+def zombie(stat):
+    try:
+        return stat.read_text().rsplit(')', 1)[1].split()[0] == 'Z'
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+def sleeping():
+    return subprocess.run(['pgrep', 'sleep'], capture_output=True).returncode == 0
 end = time.monotonic() + 20
-while zombies()[0] or subprocess.run(['pgrep', 'sleep'], capture_output=True).returncode == 0:
+while sleeping() or any(map(zombie, pathlib.Path('/proc').glob('[0-9]*/stat'))):
     assert time.monotonic() < end
 print('reaped')
 """
@@ -304,12 +308,13 @@ async def test_a_failed_start_says_why(client: AgentClient) -> None:
         await client.kernel(kernel_id)
 
 
-async def test_files_of_a_mount(client: AgentClient, tmp_path: Path) -> None:
+async def test_files_of_a_mount(client: AgentClient, notebooks: Path) -> None:
     """A mounted directory is the host's, at the path it was asked for."""
-    (tmp_path / "given").write_text("from the host")
+    (notebooks / "given").write_text("from the host")
+    (notebooks / "given").chmod(0o644)
     kernel_id = str(uuid.uuid4())
-    mount = Mount(source=str(tmp_path), target="/data/notebooks")
-    fixed = Mount(source=str(tmp_path), target="/data/fixed", read_only=True)
+    mount = Mount(source=str(notebooks), target="/data/notebooks")
+    fixed = Mount(source=str(notebooks), target="/data/fixed", read_only=True)
     request = python_kernel(kernel_id, detached=True, mounts=[mount, fixed])
     model = await client.start_kernel(request)
     async with connected(model) as channels:
@@ -317,7 +322,7 @@ async def test_files_of_a_mount(client: AgentClient, tmp_path: Path) -> None:
         await run(channels, "open('/data/notebooks/made', 'w').write('inside')")
         with pytest.raises(CellError, match="Read-only"):
             await run(channels, "open('/data/fixed/made', 'w')")
-    assert (tmp_path / "made").read_text() == "inside"
+    assert (notebooks / "made").read_text() == "inside"
     await client.delete_kernel(kernel_id)
 
 

@@ -18,10 +18,11 @@ from jupyter_checkpoints.errors import Conflict
 from jupyter_checkpoints.models import SaveRequest
 
 from .agents import Agent
+from .callers import for_all_callers
 from .cells import finish, run
 from .kernels import client_of, connected, python_kernel
 
-pytestmark = [pytest.mark.anyio, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.anyio, pytest.mark.timeout(600), for_all_callers]
 
 TIMES = 50
 #: A request that was lost is never answered: this long is never.

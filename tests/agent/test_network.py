@@ -15,12 +15,12 @@ import pytest
 from jupyter_checkpoints.models import KernelModel, SaveRequest
 
 from .agents import Agent
+from .callers import OTHER, ROOT, for_all_callers
 from .launch import Launch
 from .launch import launch as launch
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, for_all_callers]
 
-_NOBODY = 65534
 #: linux/rtnetlink.h: groups LINK, IPV4_IFADDR and IPV6_IFADDR; message types
 _GROUPS = 0x1 | 0x10 | 0x100
 _NEWLINK, _NEWADDR, _DELADDR = 16, 20, 21
@@ -137,7 +137,7 @@ async def test_no_kernel_takes_anothers_address(launch: Launch) -> None:
         assert server.recv(100).decode() == _address(one.model)
 
 
-async def test_other_users_of_the_host_do_not_reach_it(launch: Launch) -> None:
+async def test_other_users_of_the_host_do_not_reach_it(launch: Launch, caller: int) -> None:
     """Whoever subscribes to a kernel's output channel is sent all of it, asked for no key."""
     kernel = await launch.start()
     program = (
@@ -153,5 +153,6 @@ async def test_other_users_of_the_host_do_not_reach_it(launch: Launch) -> None:
         command = [sys.executable, "-c", program.replace("UID", str(uid))]
         return await asyncio.to_thread(subprocess.check_output, command)
 
-    assert await as_user(0) == b"reached\n"
-    assert await as_user(_NOBODY) == b"ConnectionRefusedError\n"
+    assert await as_user(ROOT) == b"reached\n"
+    assert await as_user(caller) == b"reached\n"
+    assert await as_user(OTHER) == b"ConnectionRefusedError\n"

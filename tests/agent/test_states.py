@@ -16,6 +16,7 @@ from jupyter_checkpoints.client import AgentClient
 from jupyter_checkpoints.models import StartRequest
 
 from .agents import Agent
+from .callers import CALLERS
 from .cells import run
 from .kernels import connected, python_kernel
 from .states import PRELUDE, STATES, State
@@ -25,10 +26,10 @@ pytestmark = pytest.mark.anyio
 Kernels = dict[str, AsyncKernelClient]
 
 
-@pytest.fixture(scope="module")
-async def kernels(agent: Agent) -> AsyncIterator[Kernels]:
+@pytest.fixture(scope="module", params=CALLERS)
+async def kernels(agent: Agent, request: pytest.FixtureRequest) -> AsyncIterator[Kernels]:
     """The kernel that was saved with all states in it, and its clone; both run."""
-    async with AgentClient(agent.socket) as client:
+    async with AgentClient(agent.socket, user=request.param or None) as client:
         original = await client.start_kernel(python_kernel(str(uuid.uuid4()), detached=True))
         try:
             async with connected(original) as first:

@@ -18,7 +18,7 @@ import sys
 import time
 from collections.abc import Awaitable, Callable, Coroutine
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any, NamedTuple, TypeVar, cast
 
 import msgspec
 from msgspec import Struct
@@ -27,7 +27,6 @@ from ...errors import (
     CheckpointsError,
     Conflict,
     InsufficientResources,
-    NotAllowed,
     NotFound,
     OperationTimeout,
     ResumeFailed,
@@ -36,13 +35,15 @@ from ...errors import (
 )
 from ...layout import Layout
 from ...models import Mode
-from .. import binds, criu, monitor, oci, process, timers
+from .. import binds, criu, monitor, oci, process, timers, userns
 from ..cgroup import Cgroup
 from ..images import ImageStore
 from ..network import Link, Network
 from ..process import CommandFailed
-from ..rootfs import Pool, mount_overlay, unmount_below
+from ..rootfs import Pool, mount_mapped_overlay, mount_overlay, unmount_below
+from ..subids import SubordinateIds
 from ..tools import Tools
+from ..userns import IdMap
 from .engine import Adopted, Container, ContainerSpec, Engine, OnExit, Saved, Source
 
 log = logging.getLogger(__name__)
@@ -61,6 +62,8 @@ _GATE_SECONDS = 3.0
 _SPARE_SECONDS = 0.5
 _LOG_SIZE = 10 * 2**20
 _LOG_FILES = 3
+#: runc's options where the network namespace is the container's own, and connected by a hook.
+_OWN_NETWORK: dict[bool, tuple[str, ...]] = {False: (), True: ("--empty-ns", "network")}
 
 
 class _State(Struct, kw_only=True):
@@ -68,6 +71,9 @@ class _State(Struct, kw_only=True):
 
     index: int
     generation: int
+    uid: int = 0
+    """Whose kernel it is."""
+    user_namespace: bool = False
     network: bool = False
     """Whether the generation's network exists."""
     pid: int = 0
@@ -109,6 +115,23 @@ class _Held(Struct, frozen=True, kw_only=True):
     """The keeper, if it is a child of ours."""
 
 
+class _Parts(NamedTuple):
+    """What one container is made of."""
+
+    rootfs: Path
+    mounts: Path
+    """What it is shown of the host, by number."""
+    private: Path
+    """What the agent gives it."""
+    ids: IdMap | None
+    """Its user namespace; ``None`` for the host's."""
+
+    @property
+    def root(self) -> tuple[int, int]:
+        """Uid and gid that root inside is outside."""
+        return (0, 0) if self.ids is None else self.ids.root
+
+
 class _Passing(Exception):
     """A save failed for something that is about to be over."""
 
@@ -141,6 +164,7 @@ class EmbeddedEngine(Engine):
         images: ImageStore,
         pool: Pool,
         network: Network,
+        subids: SubordinateIds,
         seccomp: dict[str, Any],
         on_exit: OnExit,
         criu_timeout: float,
@@ -152,7 +176,9 @@ class EmbeddedEngine(Engine):
         self.images = images
         self.pool = pool
         self.network = network
+        self.subids = subids
         self.seccomp = seccomp
+        self._namespaces = userns.UserNamespaces()
         self._kernels: dict[str, _Kernel] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._spare: subprocess.Popen[bytes] | None = None
@@ -166,6 +192,10 @@ class EmbeddedEngine(Engine):
 
     def _bundle(self, kernel_id: str, generation: int) -> Path:
         return self.layout.kernel(kernel_id) / str(generation)
+
+    def _stage(self, name: str) -> Path:
+        """What a container with a user namespace is made of; root inside can pass it."""
+        return self.layout.stages / name
 
     def _cgroup(self, name: str) -> Cgroup:
         return Cgroup(f"/jupyter-checkpoints-{self.layout.instance}/{name}")
@@ -196,6 +226,8 @@ class EmbeddedEngine(Engine):
             log.info("Ended %d processes of an earlier agent's unfinished operations", ended)
         self.layout.kernels.mkdir(mode=0o700, parents=True, exist_ok=True)
         self.layout.runc_root.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self.layout.stages.mkdir(mode=0o711, parents=True, exist_ok=True)
+        self.layout.stages.chmod(0o711)
         await self.network.open()
         adopted: dict[str, Adopted] = {}
         for directory in sorted(self.layout.kernels.iterdir()):
@@ -224,6 +256,7 @@ class EmbeddedEngine(Engine):
         kernel = _Kernel(directory.name, state)
         if state.index >= 0:
             self._kernels[kernel.id] = kernel
+            await self.network.admit(self._link(kernel), state.uid)
         others = [
             g for g in await asyncio.to_thread(_generations, directory) if g != state.generation
         ]
@@ -265,7 +298,7 @@ class EmbeddedEngine(Engine):
         self._sweep_containers(running)
 
     def _sweep_containers(self, running: set[str]) -> None:
-        for state in self.layout.runc_root.iterdir():
+        for state in (*self.layout.runc_root.iterdir(), *self.layout.stages.iterdir()):
             if state.name not in running:
                 unmount_below(state)
                 shutil.rmtree(state, ignore_errors=True)
@@ -283,6 +316,7 @@ class EmbeddedEngine(Engine):
         if self._spare is not None:
             await asyncio.to_thread(self._spare.communicate)
         await self.network.drop_spare()
+        await asyncio.to_thread(self._namespaces.close)
         if not any(k.running for k in self._kernels.values()):
             for kernel in list(self._kernels.values()):
                 if kernel.state.network:
@@ -295,7 +329,7 @@ class EmbeddedEngine(Engine):
     async def start(self, spec: ContainerSpec) -> Container:
         kernel = self._kernels.get(spec.kernel_id)
         if kernel is None:
-            kernel = self._new_kernel(spec.kernel_id)
+            kernel = self._new_kernel(spec)
         elif kernel.running or kernel.state.network:
             await self._end(kernel)
             await self._destroy(kernel.id, kernel.state.generation)
@@ -314,12 +348,15 @@ class EmbeddedEngine(Engine):
                 hint="`jupyter checkpoints doctor` tests this host.",
             ) from error
 
-    def _new_kernel(self, kernel_id: str) -> _Kernel:
+    def _new_kernel(self, spec: ContainerSpec) -> _Kernel:
         used = {k.state.index for k in self._kernels.values()}
-        index, ready = self.network.allocate_ready(used)
-        kernel = _Kernel(kernel_id, _State(index=index, generation=-1))
+        index, ready = self.network.allocate(used), False
+        if spec.identity.is_root:
+            index, ready = self.network.allocate_ready(used)
+        state = _State(index=index, generation=-1, uid=spec.identity.uid)
+        kernel = _Kernel(spec.kernel_id, state)
         kernel.link_ready = ready
-        self._kernels[kernel_id] = kernel
+        self._kernels[kernel.id] = kernel
         return kernel
 
     async def _launch(
@@ -331,24 +368,22 @@ class EmbeddedEngine(Engine):
         commit: Callable[[], None] = lambda: None,
     ) -> Container:
         """Make one generation and let it run; on any error the caller destroys it."""
-        if not spec.identity.is_root:
-            raise NotAllowed(
-                f"Kernels of user {spec.identity.uid} cannot be kept apart from root's here.",
-                hint="Root may use runtime checkpoints on this host.",
-            )
         name = self._name(kernel.id, generation)
         bundle = self._bundle(kernel.id, generation)
         link = self.network.link(kernel.state.index, generation)
         restores = source is not None and source.mode == "process"
 
+        parts = await asyncio.to_thread(self._parts, spec, bundle)
+        activate = not restores and not kernel.state.network
+
         def prepare() -> None:
-            self._write_private(spec, link)
             bundle.mkdir(mode=0o700, parents=True)
             (bundle / "work").mkdir(mode=0o700)
             layer = self.pool.create(name, source.checkpoint_id if source else None)
-            self._lay_out(spec, layer, bundle, fresh=source is None)
-            binds.stage(spec.mounts, bundle / "mounts")
-            (bundle / "config.json").write_text(json.dumps(self._configuration(spec, bundle, link)))
+            self._fill(spec, layer, parts, fresh=source is None)
+            configuration = self._configuration(spec, bundle, parts, link)
+            (bundle / "config.json").write_text(json.dumps(configuration))
+            (bundle / "network.sh").write_text(self.network.hook(link, active=activate))
             (bundle / "criu.conf").write_text(
                 criu.configuration(
                     ghost_limit=_ghost_limit(self.layout.data_dir),
@@ -356,21 +391,24 @@ class EmbeddedEngine(Engine):
                 )
             )
 
-        activate = not restores and not kernel.state.network
-
-        if kernel.link_ready:
+        async def connect() -> None:
+            if kernel.state.generation < 0:
+                await self.network.admit(link, spec.identity.uid)
+            if parts.ids is None and not kernel.link_ready:
+                await self.network.create(link, active=activate)
             kernel.link_ready = False
-            await asyncio.to_thread(prepare)
-        else:
-            await _both(asyncio.to_thread(prepare), self.network.create(link, active=activate))
+
+        await _both(asyncio.to_thread(prepare), connect())
 
         timeout = _START_SECONDS
         if source is not None and restores:
             timeout = self._criu_timeout(await asyncio.to_thread(_tree_bytes, source.images))
-        held = await self._bring_up(spec, bundle, source, timeout)
+        held = await self._bring_up(spec, bundle, parts, source, timeout)
         state = _State(
             index=kernel.state.index,
             generation=generation,
+            uid=spec.identity.uid,
+            user_namespace=parts.ids is not None,
             network=True,
             pid=held.pid,
             monitor=held.keeper,
@@ -395,11 +433,42 @@ class EmbeddedEngine(Engine):
             log.info("Not every client of kernel %s has come back to its new state", kernel.id)
         return Container(pid=held.pid, address=link.address)
 
-    def _lay_out(self, spec: ContainerSpec, layer: Path, bundle: Path, *, fresh: bool) -> None:
-        """Make the root file system, of the image and a layer that is empty if ``fresh``."""
-        mount_overlay(self.images.rootfs(spec.image_digest), layer, bundle / "rootfs")
+    def _parts(self, spec: ContainerSpec, bundle: Path) -> _Parts:
+        """Where a container's files will be, and what its ids are outside.
 
-    def _runc_command(self, name: str, bundle: Path, source: Source | None) -> list[str]:
+        An engine that cannot make user namespaces raises ``NotAllowed`` for all but root.
+        """
+        if spec.identity.is_root:
+            private = self.layout.kernel(spec.kernel_id)
+            return _Parts(bundle / "rootfs", bundle / "mounts", private, None)
+        stage = self._stage(self._name(spec.kernel_id, int(bundle.name)))
+        ids = userns.id_map(spec.identity, self.subids.range_of(spec.identity.uid))
+        return _Parts(stage / "rootfs", stage / "mounts", stage / "private", ids)
+
+    def _fill(self, spec: ContainerSpec, layer: Path, parts: _Parts, *, fresh: bool) -> None:
+        """Mount the container's files, and write those that the agent gives it."""
+        stage = parts.rootfs.parent
+        if parts.ids is not None:
+            stage.mkdir(mode=0o700)
+        self._lay_out(spec, layer, parts, fresh=fresh)
+        binds.stage(spec.mounts, parts.mounts)
+        _write_private(parts.private, spec, parts.root)
+        if parts.ids is not None:
+            for directory in (stage, parts.mounts, parts.private):
+                os.chown(directory, *parts.ids.keeper)
+
+    def _lay_out(self, spec: ContainerSpec, layer: Path, parts: _Parts, *, fresh: bool) -> None:
+        """Make the root file system, of the image and a layer that is empty if ``fresh``."""
+        image = self.images.rootfs(spec.image_digest)
+        if parts.ids is None:
+            mount_overlay(image, layer, parts.rootfs)
+            return
+        with self._namespaces.get(parts.ids) as namespace:
+            mount_mapped_overlay(image, layer, parts.rootfs, namespace, parts.root)
+
+    def _runc_command(
+        self, name: str, bundle: Path, parts: _Parts, source: Source | None
+    ) -> list[str]:
         command = [
             *(str(self.tools.runc), "--root", str(self.layout.runc_root)),
             *("--log", str(bundle / "runc.log")),
@@ -408,45 +477,55 @@ class EmbeddedEngine(Engine):
             return [*command, "run", "--detach", *self._files(bundle), name]
         return [
             *(*command, "restore", "--detach", *self._files(bundle)),
-            *("--image-path", str(source.images), "--work-path", str(bundle / "work")),
+            *("--image-path", str(self._images(bundle, parts, source))),
+            *("--work-path", str(bundle / "work"), *_OWN_NETWORK[parts.ids is not None]),
             *("--tcp-established", "--file-locks", name),
         ]
+
+    def _images(self, bundle: Path, parts: _Parts, source: Source) -> Path:
+        """The images of a checkpoint, with the user namespace's mapping as it has to be now."""
+        if parts.ids is not None:
+            with self._namespaces.get(parts.ids) as namespace:
+                return userns.mapped_images(source.images, parts.ids, namespace, bundle / "images")
+        if userns.is_namespaced(source.images):
+            raise ResumeFailed(
+                "The kernel's state could not be resumed.",
+                reason="It is an ordinary user's, and root's kernels are made in another way.",
+                hint="Resume it as that user.",
+            )
+        return source.images
 
     @staticmethod
     def _files(bundle: Path) -> list[str]:
         return ["--bundle", str(bundle), "--pid-file", str(bundle / "pid")]
 
-    def _configuration(self, spec: ContainerSpec, bundle: Path, link: Link) -> dict[str, Any]:
+    def _configuration(
+        self, spec: ContainerSpec, bundle: Path, parts: _Parts, link: Link
+    ) -> dict[str, Any]:
+        name = self._name(spec.kernel_id, int(bundle.name))
+        namespaced = parts.ids is not None
+        hook = {
+            "path": "/bin/sh",
+            "args": ["sh", str(bundle / "network.sh")],
+            "env": [f"PATH={self.tools.env['PATH']}", f"{process.MARK}={self._operation(name)}"],
+            "timeout": int(_START_SECONDS),
+        }
         return oci.configuration(
-            rootfs=bundle / "rootfs",
+            rootfs=parts.rootfs,
             argv=spec.argv,
             env=spec.env,
             cwd=spec.cwd,
             hostname=spec.hostname,
-            network_namespace=f"/run/netns/{link.namespace}",
-            cgroup=self._cgroup(bundle.parent.name + "." + bundle.name).path,
+            network_namespace=None if namespaced else Path("/run/netns", link.namespace),
+            ids=parts.ids,
+            hook=hook if namespaced else None,
+            cgroup=self._cgroup(name).path,
             criu_config=bundle / "criu.conf",
-            private=self.layout.kernel(spec.kernel_id),
-            mounts=[(bundle / "mounts" / str(n), m) for n, m in enumerate(spec.mounts)],
+            private=parts.private,
+            mounts=[(parts.mounts / str(n), m) for n, m in enumerate(spec.mounts)],
             limits=spec.limits,
             seccomp=self.seccomp,
         )
-
-    def _write_private(self, spec: ContainerSpec, link: Link) -> None:
-        """The small files that every container of the kernel sees."""
-        directory = self.layout.kernel(spec.kernel_id)
-        (directory / "connection").mkdir(mode=0o755, parents=True, exist_ok=True)
-        directory.chmod(0o700)
-        hosts = f"127.0.0.1 localhost\n::1 localhost\n127.0.1.1 {spec.hostname}\n"
-        for path, text, mode in (
-            (directory / "connection" / "connection.json", spec.connection_file, 0o600),
-            (directory / "hosts", hosts, 0o644),
-            (directory / "resolv.conf", _resolv_conf(), 0o644),
-        ):
-            # In place, not by rename: an earlier container may have the file mounted.
-            with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode), "w") as file:
-                os.fchmod(file.fileno(), mode)
-                file.write(text)
 
     async def _next_monitor(self) -> subprocess.Popen[bytes]:
         """A monitor that waits for its job; one is always kept ready, for starts are to be quick.
@@ -470,18 +549,24 @@ class EmbeddedEngine(Engine):
             await self.network.keep_spare({k.state.index for k in self._kernels.values()})
 
     async def _bring_up(
-        self, spec: ContainerSpec, bundle: Path, source: Source | None, timeout: float
+        self,
+        spec: ContainerSpec,
+        bundle: Path,
+        parts: _Parts,
+        source: Source | None,
+        timeout: float,
     ) -> _Held:
         """Make the prepared container run, new or restored: a monitor has runc do it."""
         name = self._name(spec.kernel_id, int(bundle.name))
         operation = self._operation(name)
-        command = self._runc_command(name, bundle, source)
+        command = await asyncio.to_thread(self._runc_command, name, bundle, parts, source)
         began = await self._next_monitor()
         job = {
             "command": command,
             "env": {**self.tools.env, process.MARK: operation},
             "pid_file": str(bundle / "pid"),
             "exit_file": str(bundle / "exit.json"),
+            "owner": parts.root,
             "log": str(self.log_file(spec.kernel_id)),
             "log_size": _LOG_SIZE,
             "log_files": _LOG_FILES,
@@ -505,6 +590,7 @@ class EmbeddedEngine(Engine):
             await asyncio.to_thread(began.wait)
             why = await asyncio.to_thread(_why, bundle)
             raise CommandFailed(command, said.get("status", 255), why)
+        await asyncio.to_thread(userns.drop_images, bundle / "images")
         return _Held(pid=said["pid"], keeper=began.pid, child=began)
 
     # -- resuming ------------------------------------------------------------------------------
@@ -514,7 +600,7 @@ class EmbeddedEngine(Engine):
     ) -> Container:
         kernel = self._kernels.get(spec.kernel_id)
         if kernel is None:
-            kernel = self._new_kernel(spec.kernel_id)
+            kernel = self._new_kernel(spec)
         elif not kernel.running:
             await self._end(kernel)
         if not kernel.state.one_gateway:
@@ -604,7 +690,7 @@ class EmbeddedEngine(Engine):
                 await self.network.disconnect(self._link(kernel))
                 await self._runc("pause", name)
             if mode == "process":
-                pause = await self._dump(name, bundle, images, snapshot)
+                pause = await self._dump(kernel, images, snapshot)
             else:
                 pause = await self._snapshot(name, snapshot, frozen=hold)
         except BaseException as error:
@@ -641,7 +727,9 @@ class EmbeddedEngine(Engine):
         await asyncio.to_thread(self._cgroup(self._name(kernel_id, kernel.state.generation)).thaw)
         await self.network.activate(self._link(kernel))
 
-    async def _dump(self, name: str, bundle: Path, images: Path, snapshot: str) -> float:
+    async def _dump(self, kernel: _Kernel, images: Path, snapshot: str) -> float:
+        name = self._name(kernel.id, kernel.state.generation)
+        bundle = self._bundle(kernel.id, kernel.state.generation)
         work = bundle / "dump"
 
         def prepare() -> int:
@@ -662,7 +750,7 @@ class EmbeddedEngine(Engine):
         await process.run(
             *(self.tools.runc, "--root", root, "checkpoint", "--leave-running"),
             *("--image-path", images, "--work-path", work, "--tcp-established", "--file-locks"),
-            container,
+            *(*_OWN_NETWORK[kernel.state.user_namespace], container),
             env=self.tools.env,
             timeout=self._criu_timeout(size),
             operation=self._operation(name) + "/save",
@@ -820,6 +908,7 @@ class EmbeddedEngine(Engine):
             await self._end(kernel)
             if kernel.state.generation >= 0:
                 await self._destroy(kernel_id, kernel.state.generation)
+            await self.network.expel(self._link(kernel), kernel.state.uid)
             self._kernels.pop(kernel_id, None)
         await self._remove_directory(self.layout.kernel(kernel_id))
 
@@ -847,8 +936,10 @@ class EmbeddedEngine(Engine):
         process.end_marked(self._operation(name))
         self._destroy_processes(name)
         unmount_below(bundle)
+        unmount_below(self._stage(name))
         self.pool.delete_layer(name)
         shutil.rmtree(bundle, ignore_errors=True)
+        shutil.rmtree(self._stage(name), ignore_errors=True)
 
     def _destroy_processes(self, name: str) -> None:
         # Not `runc delete`: of a container that was killed in mid-restore it waits for ever.
@@ -983,3 +1074,21 @@ def _resolv_conf() -> str:
             if "nameserver 127." not in text:
                 break
     return text
+
+
+def _write_private(directory: Path, spec: ContainerSpec, owner: tuple[int, int]) -> None:
+    """The small files that the agent gives a container."""
+    (directory / "connection").mkdir(mode=0o755, parents=True, exist_ok=True)
+    (directory / "connection").chmod(0o755)
+    directory.chmod(0o700)
+    hosts = f"127.0.0.1 localhost\n::1 localhost\n127.0.1.1 {spec.hostname}\n"
+    for path, text, mode in (
+        (directory / "connection" / "connection.json", spec.connection_file, 0o600),
+        (directory / "hosts", hosts, 0o644),
+        (directory / "resolv.conf", _resolv_conf(), 0o644),
+    ):
+        # In place, not by rename: an earlier container may have the file mounted.
+        with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode), "w") as file:
+            os.fchown(file.fileno(), *owner)
+            os.fchmod(file.fileno(), mode)
+            file.write(text)

@@ -1,0 +1,210 @@
+"""An ordinary user's kernel: root inside, the user outside, and nothing more."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import stat
+import subprocess
+import sys
+import zipfile
+from collections.abc import AsyncIterator
+from pathlib import Path
+from uuid import uuid4
+
+import pytest
+
+from jupyter_checkpoints.models import Mount, SaveRequest
+
+from .agents import Agent
+from .callers import USER
+from .cells import CellError
+from .kernels import python_kernel
+from .launch import Kernel, Launch
+from .launch import launch as launch
+
+pytestmark = [pytest.mark.anyio, pytest.mark.parametrize("caller", [USER], indirect=True)]
+
+
+@pytest.fixture
+async def kernel(launch: Launch, notebooks: Path) -> AsyncIterator[Kernel]:
+    """A kernel with a directory of its caller's at ``/work``."""
+    mount = Mount(source=str(notebooks), target="/work")
+    yield await launch.start(python_kernel(str(uuid4()), mounts=[mount], detached=True))
+
+
+async def test_it_is_the_user_outside(kernel: Kernel) -> None:
+    assert await kernel.run("import os; print(os.getuid(), os.getgid())") == "0 0"
+    assert kernel.model.pid is not None
+    status = await asyncio.to_thread(Path(f"/proc/{kernel.model.pid}/status").read_text)
+    facts = dict(line.split(":\t") for line in status.splitlines() if ":\t" in line)
+    assert facts["Uid"].split() == facts["Gid"].split() == [str(USER)] * 4
+
+
+async def test_what_it_writes_is_the_users(kernel: Kernel, notebooks: Path) -> None:
+    """Through a save, and in the second kernel, too."""
+    await kernel.run("import os; open('/work/before', 'w').close(); f = open('/work/open', 'w')")
+    saved = await kernel.save(SaveRequest(stop=True))
+    await kernel.agent.resume(kernel.model.id, saved.id)
+    await kernel.run(
+        "f.write('text'); f.close(); os.mkdir('/work/after'); os.chmod('/work', 0o755)"
+    )
+    for name in ("before", "open", "after", "."):
+        found = (notebooks / name).stat()
+        assert (found.st_uid, found.st_gid) == (USER, USER), name
+    # Of another user inside it is nobody's outside.
+    await kernel.run(
+        "import subprocess\n"
+        "subprocess.run(['touch', '/work/other'], check=True, user=33, group=33) "
+        "if os.chmod('/work', 0o777) is None else 0"
+    )
+    assert (notebooks / "other").stat().st_uid > 2**30
+
+
+async def test_what_the_user_may_not_it_may_not(kernel: Kernel, notebooks: Path) -> None:
+    secret = notebooks / "of root"
+    secret.write_text("secret")
+    secret.chmod(0o600)
+    readable = notebooks / "for all"
+    readable.write_text("text")
+    readable.chmod(0o644)
+    assert await kernel.run("print(open('/work/for all').read())") == "text"
+    for attempt in (
+        "open('/work/of root').read()",
+        "open('/work/for all', 'a')",
+        "os.chown('/work/of root', 0, 0)",
+        "os.chmod('/work/of root', 0o777)",
+        "os.setxattr('/work/of root', 'user.x', b'x')",
+    ):
+        with pytest.raises(CellError, match="PermissionError"):
+            await kernel.run("import os; " + attempt)
+    assert stat.S_IMODE(secret.stat().st_mode) == 0o600
+
+
+@pytest.mark.parametrize(
+    "attempt",
+    [
+        "os.mknod('/work/null', 0o666 | stat.S_IFCHR, os.makedev(1, 3))",
+        "os.mknod('/root/null', 0o666 | stat.S_IFCHR, os.makedev(1, 3))",
+        "os.mknod('/work/disk', 0o666 | stat.S_IFBLK, os.makedev(254, 0))",
+        "os.chown('/work', 70000, 0)",
+        "os.setuid(70000)",
+        "subprocess.run(['unshare', '--user', 'true'], check=True)",
+        "subprocess.run(['unshare', '--user', '--map-root-user', '--net', 'true'], check=True)",
+        "libc.syscall(56, 0x10000011, 0, 0, 0, 0) >= 0 or fail()",
+        "libc.syscall(250, 1, None) >= 0 or fail()",
+        "libc.syscall(425, 8, ctypes.create_string_buffer(200)) >= 0 or fail()",
+        "libc.syscall(323, 1) >= 0 or fail()",
+        "libc.mount(b'none', b'/mnt', b'tmpfs', 0, None) == 0 or fail()",
+        "libc.mount(b'none', b'/work', None, 0x20 | 0x1000, None) == 0 or fail()",
+        "open('/proc/sys/user/max_user_namespaces', 'w').write('100')",
+        "os.write(os.open('/proc/1/uid_map', os.O_WRONLY), b'0 0 1')",
+        "new = struct.pack('16sHH4s8s', b'eth0', socket.AF_INET, 0, b'0123', b'')\n"
+        "fcntl.ioctl(socket.socket(), 0x8916, new)",
+        "open('/proc/sys/net/ipv4/ip_forward', 'w').write('1')",
+    ],
+)
+async def test_what_root_inside_may_not(kernel: Kernel, notebooks: Path, attempt: str) -> None:
+    with pytest.raises(
+        CellError, match=r"PermissionError|Invalid argument|Read-only|CalledProcess"
+    ):
+        await kernel.run(f"""
+import ctypes, fcntl, os, socket, stat, struct, subprocess
+libc = ctypes.CDLL(None, use_errno=True)
+def fail():
+    raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+{attempt}
+""")
+    assert os.listdir(notebooks) == []
+
+
+async def test_a_set_uid_program_is_the_users(kernel: Kernel, notebooks: Path) -> None:
+    """Made by root inside, run by another user outside: it is the caller's or nobody's."""
+    await kernel.run(
+        "import os, shutil\n"
+        "for name, owner in (('mine', 0), ('other', 33)):\n"
+        "    path = f'/work/{name}'\n"
+        "    shutil.copy('/usr/bin/id', path)\n"
+        "    os.chown(path, owner, owner)\n"
+        "    os.chmod(path, 0o6755)"
+    )
+    owners = {(notebooks / name).stat().st_uid for name in ("mine", "other")}
+    assert USER in owners and all(uid == USER or uid > 2**30 for uid in owners)
+    # In the container's own files they cannot be reached from outside at all: see below.
+    capability = (
+        "import os; os.setxattr('/work/mine', 'security.capability', "
+        "bytes.fromhex('0100000202000000000000000000000000000000'))"
+    )
+    await kernel.run(capability)
+    value = os.getxattr(notebooks / "mine", "security.capability")
+    # Of version 3, and good in namespaces of that root only.
+    assert value[3] == 3 and int.from_bytes(value[20:24], "little") == USER
+
+
+async def test_nobody_outside_gets_at_the_containers_files(agent: Agent, kernel: Kernel) -> None:
+    await kernel.run("open('/root/file', 'w').close()")
+    stages = list(agent.layout.stages.iterdir())
+    assert stages and agent.layout.stages.stat().st_mode & 0o777 == 0o711
+    program = (
+        "import os, sys\n"
+        f"os.setresuid({USER}, {USER}, {USER})\n"
+        "for path in sys.argv[1:]:\n"
+        "    try:\n        os.stat(path + '/rootfs/usr'); print('reached')\n"
+        "    except PermissionError:\n        print('refused')\n"
+    )
+    command = [sys.executable, "-c", program, *map(str, stages)]
+    said = await asyncio.to_thread(subprocess.check_output, command, text=True)
+    assert said.split() == ["refused"] * len(stages)
+    paths = [agent.layout.kernels, agent.layout.pool, agent.layout.store]
+    assert all(p.stat().st_mode & 0o077 == 0 and p.stat().st_uid == 0 for p in paths)
+
+
+def _wheel(directory: Path) -> Path:
+    path = directory / "little-1.0-py3-none-any.whl"
+    with zipfile.ZipFile(path, "w") as wheel:
+        wheel.writestr("little.py", "value = 42\n")
+        meta = "Metadata-Version: 2.1\nName: little\nVersion: 1.0\n"
+        wheel.writestr("little-1.0.dist-info/METADATA", meta)
+        kind = "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
+        wheel.writestr("little-1.0.dist-info/WHEEL", kind)
+        wheel.writestr("little-1.0.dist-info/RECORD", "")
+    path.chmod(0o644)
+    return path
+
+
+async def test_it_installs_into_its_own_files(kernel: Kernel, notebooks: Path) -> None:
+    """Python packages, and what packages of the distribution do; the image stays as it is."""
+    await asyncio.to_thread(_wheel, notebooks)
+    await kernel.run("%pip install --no-index --quiet /work/little-1.0-py3-none-any.whl")
+    await kernel.run(
+        "import os, shutil, subprocess\n"
+        "os.chown('/etc/issue', 33, 42); os.remove('/etc/debian_version')\n"
+        "shutil.copy('/usr/bin/id', '/usr/local/bin/id33')\n"
+        "os.chown('/usr/local/bin/id33', 33, 33); os.chmod('/usr/local/bin/id33', 0o6755)\n"
+        "subprocess.run(['useradd', '--create-home', 'somebody'], check=True)"
+    )
+    clone = await Launch(kernel.agent).resume(await kernel.save())
+    try:
+        for side in (kernel, clone):
+            assert await side.run("import little; print(little.value)") == "42"
+            assert await side.run("s = os.stat('/etc/issue'); print(s.st_uid, s.st_gid)") == "33 42"
+            assert await side.run("print(os.path.exists('/etc/debian_version'))") == "False"
+            home = (
+                "print(subprocess.check_output(['stat', '-c', '%U', '/home/somebody'], text=True))"
+            )
+            assert await side.run(home) == "somebody"
+            mode = "print(oct(os.stat('/usr/local/bin/id33').st_mode), os.getuid())"
+            assert await side.run(mode) == "0o106755 0"
+    finally:
+        await clone.end()
+
+
+async def test_the_image_is_nobodys(kernel: Kernel) -> None:
+    """What a kernel changes is in its layer; on the disk it has the ids that it has inside."""
+    await kernel.run(
+        "open('/usr/bin/new', 'w').close(); import os; os.chown('/usr/bin/new', 33, 0)"
+    )
+    before = await kernel.agent.images()
+    saved = await kernel.save()
+    again = await kernel.agent.images()
+    assert before == again and saved.image_digest in {image.digest for image in again}
