@@ -22,11 +22,12 @@ from jupyter_server.services.kernels.kernelmanager import AsyncMappingKernelMana
 from tornado import web
 from traitlets import Instance
 
+from .bound import Plan
 from .errors import CheckpointsError, ResumeFailed
 from .kernelspecs import PROVISIONER
 from .models import ConnectionInfo
 from .provisioner import ContainerProvisioner, connection_dict
-from .runtimes import Plan, Runtimes
+from .runtimes import Runtimes
 from .websocket import CheckpointWebsocketConnection
 
 #: Whether what is done now is done by the culler.
@@ -65,7 +66,7 @@ class CheckpointKernels(AsyncMappingKernelManager):
         required = plan is not None
         if plan is None:
             notebook = (kwargs.get("env") or {}).get("JPY_SESSION_NAME", "")
-            plan = await self.runtimes.plan_start(
+            plan = await self.runtimes.starting.plan(
                 self._contents_path(notebook), name, fresh=starting_fresh.get()
             )
         kwargs |= {"kernel_id": kernel_id, "path": path, "runtime": plan.runtime}
@@ -81,7 +82,7 @@ class CheckpointKernels(AsyncMappingKernelManager):
                 self.remove_kernel(kernel_id)
                 if required:
                     raise
-                self.runtimes.resume_failed(kernel_id, plan, _known(error))
+                self.runtimes.starting.resume_failed(kernel_id, plan, _known(error))
             else:
                 busy = not await self._answers(kernel_id)
                 await self._bind(kernel_id, plan, resumed=True, busy=busy)
@@ -99,8 +100,8 @@ class CheckpointKernels(AsyncMappingKernelManager):
         runtimes = self.runtimes
         assert runtimes is not None
         # When it dies, and its manager starts it again.
-        self.add_restart_callback(kernel_id, lambda: runtimes.restarted(kernel_id), "restart")
-        await runtimes.started(kernel_id, plan, resumed=resumed, busy=busy)
+        self.add_restart_callback(kernel_id, lambda: runtimes.bound.restarted(kernel_id), "restart")
+        await runtimes.starting.started(kernel_id, plan, resumed=resumed, busy=busy)
 
     def _runs_in_container(self, kernel_name: str) -> bool:
         """Whether kernels of this kernelspec are ours. Blocks."""
@@ -135,7 +136,7 @@ class CheckpointKernels(AsyncMappingKernelManager):
             if self.runtimes is not None:
                 number = _cell_number(kernel.session, parts)
                 if number is not None:
-                    self.runtimes.cell_started(kernel_id, number)
+                    self.runtimes.bound.cell_started(kernel_id, number)
             record(parts)
 
         stream.on_recv(listen)
@@ -167,12 +168,12 @@ class CheckpointKernels(AsyncMappingKernelManager):
         runtimes = self.runtimes
         if runtimes is None:
             return await super()._async_shutdown_kernel(kernel_id, now=now, restart=restart)
-        if _culling.get() and not await runtimes.may_cull(kernel_id):
+        if _culling.get() and not await runtimes.culling.may_cull(kernel_id):
             return None
-        await runtimes.settled(kernel_id)
-        now = now or runtimes.is_final(kernel_id)
+        await runtimes.resuming.settled(kernel_id)
+        now = now or runtimes.culling.is_final(kernel_id)
         result = await super()._async_shutdown_kernel(kernel_id, now=now, restart=restart)
-        runtimes.ended(kernel_id)
+        runtimes.bound.ended(kernel_id)
         return result
 
     shutdown_kernel = _async_shutdown_kernel  # type: ignore[assignment]
@@ -180,23 +181,23 @@ class CheckpointKernels(AsyncMappingKernelManager):
     def remove_kernel(self, kernel_id: str) -> Any:
         """Forget a kernel; also called when it died for good."""
         if self.runtimes is not None and kernel_id in self._kernels:
-            self.runtimes.ended(kernel_id)
+            self.runtimes.bound.ended(kernel_id)
         return super().remove_kernel(kernel_id)
 
     async def _async_restart_kernel(self, kernel_id: str, now: bool = False) -> Any:
         """Restart: a fresh kernel, whatever was saved."""
         if self.runtimes is None:
             return await super()._async_restart_kernel(kernel_id, now=now)
-        await self.runtimes.settled(kernel_id)
-        await self.runtimes.before_restart(kernel_id)
-        self.runtimes.restarted(kernel_id)
+        await self.runtimes.resuming.settled(kernel_id)
+        await self.runtimes.culling.before_restart(kernel_id)
+        self.runtimes.bound.restarted(kernel_id)
         return await super()._async_restart_kernel(kernel_id, now=now)
 
     restart_kernel = _async_restart_kernel  # type: ignore[assignment]
 
     def interrupt_kernel(self, kernel_id: str) -> Any:
         """Interrupt; refused in mid-resume, because it was meant for the state before."""
-        if self.runtimes is not None and self.runtimes.is_resuming(kernel_id):
+        if self.runtimes is not None and self.runtimes.resuming.is_resuming(kernel_id):
             raise web.HTTPError(409, f"Kernel {kernel_id} is being resumed.")
         return super().interrupt_kernel(kernel_id)
 

@@ -292,7 +292,7 @@ class FreshHandler(Handler):
     @authorized(action="execute")
     async def post(self, runtime: str) -> None:
         """The runtime's next kernel starts without a checkpoint, once."""
-        self.runtimes.start_fresh_next(_checked(runtime))
+        self.runtimes.starting.fresh_next(_checked(runtime))
         self.set_status(204)
         self.finish()
 
@@ -304,7 +304,7 @@ class NotebookFreshHandler(Handler):
         """The notebook's next kernel starts without a checkpoint, once."""
         runtime = await self.runtimes.notebooks.runtime_of(self.body(FreshBody).notebook)
         if runtime:  # one that has checkpoints switched off starts fresh anyway
-            self.runtimes.start_fresh_next(runtime)
+            self.runtimes.starting.fresh_next(runtime)
         self.set_status(204)
         self.finish()
 
@@ -356,9 +356,9 @@ class CheckpointsHandler(Handler):
             if session is None:
                 raise NotFound(f"{body.notebook} has no kernel that could be saved.")
             kernel_id = session["kernel"]["id"]
-        await self.runtimes.require_saveable(kernel_id)
+        await self.runtimes.bound.require_saveable(kernel_id)
         self.accepted(
-            self.runtimes.save(kernel_id, trigger="manual", name=body.name, mode=body.mode)
+            self.runtimes.saving.save(kernel_id, trigger="manual", name=body.name, mode=body.mode)
         )
 
 
@@ -380,7 +380,7 @@ class CheckpointHandler(Handler):
         patch = CheckpointPatch(name=body.name, pinned=body.pinned)
         async with connect() as agent:
             model = await agent.change_checkpoint(_checked(checkpoint_id), patch)
-            self.runtimes.changed(model)
+            self.runtimes.keeping.changed(model)
             self.answer((await self.listed(agent, [model]))[0])
 
     @web.authenticated
@@ -390,7 +390,7 @@ class CheckpointHandler(Handler):
         async with connect() as agent:
             model = await agent.checkpoint(_checked(checkpoint_id))
             await agent.delete_checkpoint(checkpoint_id)
-        self.runtimes.deleted(checkpoint_id, model.runtime, "a user deleted it")
+        self.runtimes.keeping.deleted(checkpoint_id, model.runtime, "a user deleted it")
         self.set_status(204)
         self.finish()
 
@@ -412,7 +412,7 @@ class VerifyHandler(Handler):
         """Read every byte again."""
         async with connect() as agent:
             checkpoint = await agent.checkpoint(_checked(checkpoint_id))
-        self.accepted(self.runtimes.verify(checkpoint))
+        self.accepted(self.runtimes.keeping.verify(checkpoint))
 
 
 class ResumeHandler(Handler):
@@ -426,9 +426,9 @@ class ResumeHandler(Handler):
         async with connect() as agent:
             checkpoint = await agent.checkpoint(_checked(checkpoint_id))
         if body.kernel_id is not None:
-            self.accepted(self.runtimes.resume_in_place(checkpoint, body.kernel_id))
+            self.accepted(self.runtimes.resuming.in_place(checkpoint, body.kernel_id))
         else:
-            operation = await self.runtimes.resume_in_new_kernel(checkpoint, body.notebook or "")
+            operation = await self.runtimes.resuming.in_new_kernel(checkpoint, body.notebook or "")
             self.accepted(operation)
 
 
@@ -602,7 +602,7 @@ class PruneHandler(Handler):
     async def post(self) -> None:
         """Delete what retention does not keep."""
         body = self.body(PruneBody)
-        self.answer(await self.runtimes.prune(dry_run=body.dry_run))
+        self.answer(await self.runtimes.keeping.prune(dry_run=body.dry_run))
 
 
 class DangerHandler(Handler):
@@ -612,7 +612,7 @@ class DangerHandler(Handler):
         """This host may go away soon: save all kernels that ask for autosave."""
         body = self.body(DangerBody)
         self.log.warning("Danger: %s; saving all kernels", body.reason or "no reason given")
-        self.answer({"failed": await self.runtimes.save_all("danger")})
+        self.answer({"failed": await self.runtimes.saving.save_all("danger")})
 
 
 class OpenApiHandler(Handler):

@@ -41,12 +41,12 @@ class CheckpointWebsocketConnection(ZMQChannelsWebsocketConnection):
 
     def _waits(self) -> bool:
         runtimes = self._runtimes
-        return runtimes is not None and runtimes.is_resuming(self.kernel_id)
+        return runtimes is not None and runtimes.resuming.is_resuming(self.kernel_id)
 
     async def prepare(self) -> None:
         """Ask the kernel who it is; later, if it is being resumed, for it could not answer."""
         if self._waits():
-            await self._runtimes.settled(self.kernel_id)
+            await self._runtimes.resuming.settled(self.kernel_id)
         await super().prepare()
 
     def handle_incoming_message(self, incoming_msg: Any) -> None:
@@ -68,7 +68,7 @@ class CheckpointWebsocketConnection(ZMQChannelsWebsocketConnection):
         self._held.append(incoming_msg)
 
     async def _release(self) -> None:
-        await self._runtimes.settled(self.kernel_id)
+        await self._runtimes.resuming.settled(self.kernel_id)
         held, self._held = self._held, []
         for message in held:
             super().handle_incoming_message(message)
@@ -89,7 +89,7 @@ class CheckpointWebsocketConnection(ZMQChannelsWebsocketConnection):
     def _on_zmq_reply(self, stream: Any, msg_list: Any) -> None:
         """Put what the user is to know of the kernel's start into its banner."""
         runtimes = self._runtimes
-        notice = runtimes.notices.get(self.kernel_id, "") if runtimes is not None else ""
+        notice = runtimes.bound.notices.get(self.kernel_id, "") if runtimes is not None else ""
         if notice and getattr(stream, "channel", "") == "shell":
             msg_list = self._with_notice(msg_list, notice)
         super()._on_zmq_reply(stream, msg_list)

@@ -1,0 +1,88 @@
+"""Look at kernels, memory and disk from time to time, and save what may soon be lost."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+from collections.abc import Coroutine
+from datetime import UTC, datetime
+from typing import Any
+
+from .bound import Bound
+from .client import connect
+from .context import Context, Part
+from .errors import CheckpointsError
+from .keeping import Keeping
+from .resuming import Resuming
+from .saving import Saving
+
+
+class Watching(Part):
+    """See the module."""
+
+    def __init__(
+        self, context: Context, saving: Saving, resuming: Resuming, keeping: Keeping
+    ) -> None:
+        super().__init__(context)
+        self._saving = saving
+        self._resuming = resuming
+        self._keeping = keeping
+        self._disk_low = False
+
+    async def watch(self) -> None:
+        """Look at idle kernels and at dangers, for ever."""
+        while True:
+            idle = self._settings.autosave_idle_timeout
+            await asyncio.sleep(min(self._settings.watch_interval, idle / 2 if idle > 0 else 3600))
+            for bound in self._bound.all():
+                await self._quietly(self._look_at(bound))
+            await self._quietly(self._look_at_disk())
+
+    async def _quietly(self, work: Coroutine[Any, Any, None]) -> None:
+        try:
+            await work
+        except CheckpointsError as error:
+            self._log.debug("Not now: %s", error)
+        except Exception:
+            self._log.exception("A look at the kernels failed")
+
+    async def _look_at(self, bound: Bound) -> None:
+        """Save a kernel that has been idle for long, or that may soon be ended by its limit."""
+        if self._resuming.is_resuming(bound.kernel_id) or not await self._bound.changed(bound):
+            return
+        activity = self._kernels.last_activity(bound.kernel_id)
+        if activity is None:
+            return
+        idle = (datetime.now(UTC) - activity).total_seconds()
+        if 0 < self._settings.autosave_idle_timeout <= idle and not self._kernels.is_busy(
+            bound.kernel_id
+        ):
+            await self._saving.autosave(bound.kernel_id, "idle")
+        elif self._settings.danger_memory > 0:
+            async with connect() as agent:
+                kernel = await agent.kernel(bound.kernel_id)
+            limit, used = kernel.limits.memory, kernel.memory
+            near = (
+                limit is not None
+                and used is not None
+                and used > self._settings.danger_memory * limit
+            )
+            if near and not bound.warned:
+                await self._saving.autosave(bound.kernel_id, "danger")
+            bound.warned = near
+
+    async def _look_at_disk(self) -> None:
+        root = self._notebooks.root
+        if not root or not self._settings.danger_disk:
+            return
+        low = (await asyncio.to_thread(shutil.disk_usage, root)).free < self._settings.danger_disk
+        if low and not self._disk_low:
+            self._log.warning("The disk is nearly full: saving all kernels")
+            await self._saving.save_all("danger")
+        self._disk_low = low
+
+    async def tidy(self) -> None:
+        """Look at the checkpoints of deleted notebooks, for ever."""
+        while True:
+            await asyncio.sleep(self._settings.tidy_interval)
+            await self._quietly(self._keeping.free_orphans())
