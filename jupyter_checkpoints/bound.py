@@ -52,6 +52,9 @@ class Kernels(Protocol):
     async def adopt(self, kernel_id: str, connection: ConnectionInfo) -> bool:
         """It was put to another state: take over its key; whether it answers (or runs a cell)."""
 
+    async def renew_key(self, kernel_id: str) -> str:
+        """Have it sign its messages with a new key; returns why not, or nothing."""
+
     async def execute(self, kernel_id: str, code: str, timeout: float) -> str:
         """Run code that no history keeps; returns what went wrong, or nothing."""
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import secrets
 from contextvars import ContextVar
 from datetime import datetime
 from queue import Empty
@@ -23,10 +24,12 @@ from tornado import web
 from traitlets import Instance
 
 from .bound import Plan
+from .client import connect
 from .errors import CheckpointsError, ResumeFailed
 from .kernelspecs import PROVISIONER
-from .models import ConnectionInfo
+from .models import ConnectionInfo, KernelPatch
 from .provisioner import ContainerProvisioner, connection_dict
+from .renewal import key_code
 from .runtimes import Runtimes
 from .websocket import CheckpointWebsocketConnection
 
@@ -35,6 +38,9 @@ _culling: ContextVar[bool] = ContextVar("culling", default=False)
 
 #: Whether the kernel that is started now is to leave its notebook's checkpoint alone.
 starting_fresh: ContextVar[bool] = ContextVar("starting_fresh", default=False)
+
+#: The user name in the headers of what we run ourselves: it is nobody's activity.
+_OURS = "jupyter-checkpoints"
 
 #: Seconds that a kernel gets to answer after a resume.
 _ANSWER_SECONDS = 10.0
@@ -73,7 +79,10 @@ class CheckpointKernels(AsyncMappingKernelManager):
         if plan.checkpoint is not None:
             try:
                 await super()._async_start_kernel(
-                    **kwargs, restore_from=plan.checkpoint.id, operation=plan.operation
+                    **kwargs,
+                    restore_from=plan.checkpoint.id,
+                    operation=plan.operation,
+                    renew=self.runtimes.starting.renewals(plan),
                 )
                 await self._started(kernel_id)
             except Exception as error:
@@ -133,11 +142,12 @@ class CheckpointKernels(AsyncMappingKernelManager):
         record = stream._recv_callback
 
         def listen(parts: list[bytes]) -> None:
-            if self.runtimes is not None:
-                number = _cell_number(kernel.session, parts)
-                if number is not None:
-                    self.runtimes.bound.cell_started(kernel_id, number)
-            record(parts)
+            _, message = kernel.session.feed_identities(parts)
+            if self.runtimes is not None and (number := _cell_number(message)) is not None:
+                self.runtimes.bound.cell_started(kernel_id, number)
+            # Signature, header, parent header, metadata, content.
+            if f'"{_OURS}"'.encode() not in message[2]:
+                record(parts)
 
         stream.on_recv(listen)
 
@@ -255,16 +265,7 @@ class CheckpointKernels(AsyncMappingKernelManager):
         from now on is signed with the key that the kernel has in that state.
         """
         kernel: Any = self.get_kernel(kernel_id)
-        key = connection.key.encode()
-        if key != kernel.session.key:
-            kernel.session.key = key
-            kernel.provisioner.connection_info = connection_dict(connection)
-            kernel.cleanup_connection_file()
-            kernel.write_connection_file()
-            self.stop_watching_activity(kernel_id)
-            self.start_watching_activity(kernel_id)
-            for page in CheckpointWebsocketConnection.of_kernel(kernel_id):
-                page.session.key = key
+        self._take_key(kernel_id, connection)
         # Until it says otherwise it may be doing anything; a handshake makes that `idle`.
         kernel.execution_state = "starting"
         answers = await self._answers(kernel_id)
@@ -272,9 +273,49 @@ class CheckpointKernels(AsyncMappingKernelManager):
             kernel.execution_state = "idle" if answers else "busy"
         return answers
 
-    async def _answers(self, kernel_id: str) -> bool:
+    def _take_key(self, kernel_id: str, connection: ConnectionInfo) -> None:
+        """From now on the kernel signs its messages with this key."""
+        kernel: Any = self.get_kernel(kernel_id)
+        key = connection.key.encode()
+        if key == kernel.session.key:
+            return
+        kernel.session.key = key
+        kernel.provisioner.connection_info = connection_dict(connection)
+        kernel.cleanup_connection_file()
+        kernel.write_connection_file()
+        self.stop_watching_activity(kernel_id)
+        self.start_watching_activity(kernel_id)
+        for page in CheckpointWebsocketConnection.of_kernel(kernel_id):
+            page.session.key = key
+
+    async def renew_key(self, kernel_id: str) -> str:
+        """Have it sign its messages with a new key; returns why not, or nothing.
+
+        A kernel's connection belongs to its process: only IPython's lets its key be changed from
+        within. Called while no page is connected, or while their requests are held.
+        """
+        language = self.language(kernel_id)
+        if not (ask := key_code(language, None)):
+            return f"kernels of {language} cannot change it"
+        if problem := await self.execute(kernel_id, ask, _ANSWER_SECONDS):
+            return problem
+        key = secrets.token_hex(32).encode()
+        problem = await self._execute(
+            kernel_id, key_code(language, key), _ANSWER_SECONDS, reply_key=key
+        )
+        if problem and not await self._answers(kernel_id, key):
+            return problem
+        async with connect() as agent:
+            model = await agent.change_kernel(kernel_id, KernelPatch(key=key.decode()))
+        assert model.connection is not None
+        self._take_key(kernel_id, model.connection)
+        return ""
+
+    async def _answers(self, kernel_id: str, key: bytes | None = None) -> bool:
         """Wait until a kernel answers, on shell and on iopub; one that runs a cell does not."""
         client = self._client(kernel_id)
+        if key is not None:
+            client.session.key = key
         try:
             await client.wait_for_ready(timeout=_ANSWER_SECONDS)
         except RuntimeError as error:
@@ -286,9 +327,18 @@ class CheckpointKernels(AsyncMappingKernelManager):
 
     async def execute(self, kernel_id: str, code: str, timeout: float) -> str:
         """Run code that no history keeps; returns what went wrong, or nothing."""
+        return await self._execute(kernel_id, code, timeout)
+
+    async def _execute(
+        self, kernel_id: str, code: str, timeout: float, *, reply_key: bytes | None = None
+    ) -> str:
+        """``reply_key``: what the reply is signed with, if the code changes that."""
         client = self._client(kernel_id)
+        client.session.username = _OURS
         try:
             message = client.execute(code, silent=True, store_history=False, allow_stdin=False)
+            if reply_key is not None:
+                client.session.key = reply_key
             async with asyncio.timeout(timeout):
                 while True:
                     reply = await client.get_shell_msg(timeout=timeout)
@@ -296,6 +346,8 @@ class CheckpointKernels(AsyncMappingKernelManager):
                         break
         except (TimeoutError, Empty):
             return f"It took longer than {timeout:g} seconds."
+        except ValueError as error:  # a signature that is wrong
+            return str(error)
         finally:
             client.stop_channels()
         content = reply["content"]
@@ -315,11 +367,9 @@ class CheckpointKernelManager(CheckpointKernels):
     """The kernel manager that the extension puts into place."""
 
 
-def _cell_number(session: Any, parts: list[bytes]) -> int | None:
+def _cell_number(message: list[bytes]) -> int | None:
     """The number of the cell that a message of iopub says is run now."""
-    _, message = session.feed_identities(parts)
-    # Signature, header, parent header, metadata, content.
-    if len(message) < 5 or b'"execute_input"' not in message[1]:
+    if b'"execute_input"' not in message[1]:
         return None
     try:
         content = json.loads(message[4])

@@ -17,10 +17,14 @@ Trigger = Literal[
     "manual", "cull", "idle", "shutdown", "danger", "cell", "restart", "remix", "import"
 ]
 KernelState = Literal["starting", "running", "saving", "stopped", "resuming", "exited"]
+#: What tells one container from another, and is renewed where both live on.
+Renewal = Literal["host_name", "machine_id"]
 Severity = Literal["block", "warn"]
 
 #: Where the connection file is inside every container. Argument vectors name it.
 CONNECTION_FILE = "/run/jupyter/connection.json"
+#: Where Python finds our IPython extension inside every container.
+PYTHON_PATH = "/run/jupyter/python"
 #: The ports every kernel binds, inside a network namespace of its own (below the ephemeral range).
 PORTS = {
     "shell_port": 20001,
@@ -106,6 +110,7 @@ class StartRequest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     ``argv`` names :data:`CONNECTION_FILE`. ``key`` is the HMAC key of the Jupyter messages; a
     resumed kernel keeps the one it was saved with. With ``checkpoint`` the kernel is resumed from
     it: ``image``, ``argv`` and ``env`` are then the checkpoint's own and are left empty here.
+    ``renew``: what of the checkpoint's the new kernel has anew.
     ``detached``: nobody stays attached to this kernel, so it is not ended when nobody is.
     """
 
@@ -121,6 +126,7 @@ class StartRequest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     kernel_name: Name = ""
     runtime: OptionalId = ""
     checkpoint: OptionalId = ""
+    renew: Annotated[list[Renewal], Meta(max_length=2)] = field(default_factory=list)
     detached: bool = False
 
 
@@ -142,9 +148,14 @@ class SaveRequest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
 
 
 class KernelPatch(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """``PATCH /v1/kernels/{id}``: the runtime that the kernel's next checkpoints belong to."""
+    """``PATCH /v1/kernels/{id}``: what may change of a kernel; ``None`` leaves it.
 
-    runtime: Id
+    ``runtime``: whom its next checkpoints belong to. ``key``: with which it signs its messages
+    from now on, as it has told its client.
+    """
+
+    runtime: Id | None = None
+    key: Annotated[str, Meta(min_length=1, max_length=256)] | None = None
 
 
 class CheckpointPatch(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -263,6 +274,11 @@ class CheckpointModel(Struct, frozen=True, kw_only=True):
     """The number of the last cell that the kernel had run; ``None`` if nobody knew."""
     verified: Verification | None = None
     """``None`` if it was not read again yet."""
+
+
+def renewals(checkpoint: CheckpointModel) -> list[Renewal]:
+    """What a container that begins with this checkpoint should have anew: nothing, or all."""
+    return ["host_name", "machine_id"] if checkpoint.trigger == "remix" else []
 
 
 class Usage(Struct, frozen=True, kw_only=True):

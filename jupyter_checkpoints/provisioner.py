@@ -40,9 +40,11 @@ from .models import (
     Limits,
     Mode,
     Mount,
+    Renewal,
     SaveRequest,
     StartRequest,
     Trigger,
+    renewals,
 )
 from .watch import KernelWatch
 
@@ -158,6 +160,7 @@ class ContainerProvisioner(KernelProvisionerBase):
     _exit_told = False
     _restore_from = ""
     _operation = ""
+    _renew: list[Renewal] | None = None
     _runtime = ""
 
     @validate("mem_limit")
@@ -274,7 +277,8 @@ class ContainerProvisioner(KernelProvisionerBase):
 
         Understood besides jupyter_client's own: ``restore_from``, the id of a checkpoint to
         resume instead of starting afresh, once; ``operation``, an id to cancel that with;
-        ``runtime``, which line of states it belongs to.
+        ``renew``, what of the checkpoint's the container is to have anew (default, for a remix's
+        first one: all); ``runtime``, which line of states it belongs to.
 
         Raises
         ------
@@ -289,11 +293,13 @@ class ContainerProvisioner(KernelProvisionerBase):
             )
         self._restore_from = str(kwargs.pop("restore_from", None) or "")
         self._operation = str(kwargs.pop("operation", None) or "")
+        self._renew = kwargs.pop("renew", None)
         # The manager replays these arguments at each restart; a checkpoint is resumed once.
         launch_args = getattr(self.parent, "_launch_args", None)
         if launch_args is not None:
             launch_args.pop("restore_from", None)
             launch_args.pop("operation", None)
+            launch_args.pop("renew", None)
         self._runtime = str(kwargs.pop("runtime", None) or "")
 
         environment = kwargs.pop("env", None) or dict(os.environ)
@@ -375,6 +381,7 @@ class ContainerProvisioner(KernelProvisionerBase):
             mode=checkpoint.mode,
             kernel_name=getattr(self.parent, "kernel_name", "") or checkpoint.kernel_name,
             runtime=self._runtime or checkpoint.runtime,
+            renew=renewals(checkpoint) if self._renew is None else self._renew,
         )
 
     def _limits(self) -> Limits:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 
 import msgspec
@@ -29,6 +31,15 @@ class Resuming(Part):
     def is_resuming(self, kernel_id: str) -> bool:
         """Whether a kernel is being put to another state: requests wait, signals are refused."""
         return kernel_id in self._resuming
+
+    @contextmanager
+    def holding(self, kernel_id: str) -> Iterator[None]:
+        """Meanwhile the kernel is being resumed."""
+        self._resuming[kernel_id] = asyncio.Event()
+        try:
+            yield
+        finally:
+            self._resuming.pop(kernel_id).set()
 
     async def settled(self, kernel_id: str) -> None:
         """Wait until the kernel is not being resumed."""
@@ -84,7 +95,7 @@ class Resuming(Part):
             bound.checkpoint, bound.dirty = checkpoint.id, False
             bound.cell = checkpoint.execution_count
             bound.seen = self._kernels.last_activity(kernel_id)
-            await self._after_resume.run(kernel_id, bound.path, new=False, busy=busy)
+            await self._after_resume.run(kernel_id, checkpoint, new=False, busy=busy)
         except (CheckpointsError, asyncio.CancelledError) as error:
             self._log.warning("Kernel %s was not resumed: %s", kernel_id, known(error))
             self.tell_failed(kernel_id, checkpoint, bound.path, known(error), in_place=True)

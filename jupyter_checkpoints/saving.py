@@ -14,13 +14,15 @@ from .event_schemas import SAVE_EVENT, error_fields
 from .models import CheckpointModel, CheckpointPatch, Event, Mode, SaveRequest, Trigger
 from .notebooks import not_enabled
 from .operations import Operation, known
+from .resuming import Resuming
 
 
 class Saving(Part):
     """See the module. ``saved`` is called after each save."""
 
-    def __init__(self, context: Context, saved: Callable[[], None]) -> None:
+    def __init__(self, context: Context, resuming: Resuming, saved: Callable[[], None]) -> None:
         super().__init__(context)
+        self._resuming = resuming
         self._saved = saved
         self._saving: dict[str, Operation] = {}
         self._slots = asyncio.Semaphore(self._settings.max_concurrent_saves)
@@ -63,6 +65,7 @@ class Saving(Part):
     ) -> CheckpointModel:
         facts = {"kernel_id": kernel_id, "trigger": trigger, "operation": operation.id}
         try:
+            await self._resuming.settled(kernel_id)
             async with self._slots:
                 bound, settings = await self._bound.current(kernel_id)
                 if bound.path and not settings.enabled:

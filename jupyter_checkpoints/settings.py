@@ -66,6 +66,17 @@ class Settings(LoggingConfigurable):
         False,
         help="There, seed `random` and NumPy anew as well. It changes what cells compute.",
     ).tag(config=True)
+    renew_host_name = Bool(
+        True, help="Give a remix a host name of its own when it is resumed first."
+    ).tag(config=True)
+    renew_machine_id = Bool(
+        True, help="Give a remix an `/etc/machine-id` of its own when it is resumed first."
+    ).tag(config=True)
+    renew_key = Bool(
+        True,
+        help="Give a remix another key for its Jupyter messages when it is resumed first (IPython "
+        "kernels only: others cannot change it).",
+    ).tag(config=True)
     on_resume_timeout = Float(
         60.0, help=f"Seconds that each cell with the tag `{ON_RESUME_TAG}` may take."
     ).tag(config=True)

@@ -8,6 +8,7 @@ from .client import connect
 from .context import Context, Part
 from .errors import CheckpointsError
 from .event_schemas import RUNTIME_EVENT
+from .models import Renewal
 from .resuming import Resuming
 
 
@@ -44,6 +45,11 @@ class Starting(Part):
                 self._log.warning("No checkpoint can be looked for: %s", error)
         return Plan(path=path, runtime=runtime, checkpoint=checkpoint, mode=settings.mode)
 
+    def renewals(self, plan: Plan) -> list[Renewal]:
+        """What a container that is made of the plan's checkpoint is to have anew."""
+        assert plan.checkpoint is not None
+        return self._after_resume.renewals(plan.checkpoint, plan.runtime)
+
     def fresh_next(self, runtime: str) -> None:
         """The next kernel of this runtime starts without a checkpoint, once."""
         self._fresh.add(runtime)
@@ -60,7 +66,8 @@ class Starting(Part):
         if resumed and plan.checkpoint is not None:
             bound.checkpoint = plan.checkpoint.id
             bound.cell = plan.checkpoint.execution_count
-            await self._after_resume.run(kernel_id, plan.path, new=True, busy=busy)
+            with self._resuming.holding(kernel_id):
+                await self._after_resume.run(kernel_id, plan.checkpoint, new=True, busy=busy)
             self._tell(
                 RUNTIME_EVENT,
                 action="resumed",

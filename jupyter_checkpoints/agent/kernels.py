@@ -28,7 +28,9 @@ from ..errors import (
 from ..layout import Layout
 from ..models import (
     CONNECTION_FILE,
+    PYTHON_PATH,
     CheckpointModel,
+    ConnectionInfo,
     Event,
     HostFacts,
     ImageModel,
@@ -293,10 +295,13 @@ class KernelService:
                 mode=checkpoint.mode,
                 images=await asyncio.to_thread(self.checkpoints.store.images, checkpoint.id),
                 keep_connections=keep,
+                hostname=manifest.hostname,
                 facts=manifest.facts,
             )
             recorded = {m.target for m in checkpoint.mounts}
             spec = await self._spec(kernel, manifest.connection.key, mounts)
+            if not manifest.machine_id:
+                spec = msgspec.structs.replace(spec, machine_id="")
             if checkpoint.mode == "process":
                 # A mount that was not there at the save cannot be put into a restored container.
                 spec = msgspec.structs.replace(
@@ -328,12 +333,19 @@ class KernelService:
         await self.engine.signal(kernel_id, signum)
 
     async def change(self, caller: Caller, kernel_id: str, patch: KernelPatch) -> KernelModel:
-        """Give a kernel to another runtime; its checkpoints so far stay where they are."""
+        """Give a kernel to another runtime, or take note of its new key.
+
+        Its checkpoints so far stay as they are.
+        """
         kernel = self._get(caller, kernel_id)
         async with self._changing(kernel, kernel_id):
-            request = kernel.record.request
-            kernel.record.request = msgspec.structs.replace(request, runtime=patch.runtime)
-            await self._set(kernel, kernel.record.state)
+            record = kernel.record
+            if patch.runtime is not None:
+                record.request = msgspec.structs.replace(record.request, runtime=patch.runtime)
+            if patch.key is not None:
+                record.connection = msgspec.structs.replace(record.connection, key=patch.key)
+                await self.engine.show_connection(kernel_id, _connection_file(record.connection))
+            await self._set(kernel, record.state)
         return self._model(kernel)
 
     async def delete(self, caller: Caller, kernel_id: str) -> None:
@@ -481,6 +493,7 @@ class KernelService:
                 env=record.env,
                 cwd=record.cwd,
                 hostname=record.hostname,
+                machine_id=record.machine_id,
                 files=list(files),
                 tree_digest=digest,
                 facts=saved.facts,
@@ -593,6 +606,7 @@ class KernelService:
             env=checked_env({**image.env, **request.env}),
             cwd=request.cwd or image.cwd,
             hostname=hostname_of(request.kernel_id),
+            machine_id=uuid.uuid4().hex,
             limits=self._limits(request.limits, self.quotas.maxima),
             mounts=mounts,
             connection=connection_of(request.key, request.kernel_name),
@@ -615,7 +629,13 @@ class KernelService:
             argv=saved.argv,
             env=manifest.env,
             cwd=manifest.cwd,
-            hostname=manifest.hostname or hostname_of(request.kernel_id),
+            hostname=hostname_of(request.kernel_id)
+            if "host_name" in request.renew or not manifest.hostname
+            else manifest.hostname,
+            # A container that had none when it was saved cannot get one.
+            machine_id=uuid.uuid4().hex
+            if "machine_id" in request.renew and manifest.machine_id
+            else manifest.machine_id,
             limits=self._limits(request.limits, saved.limits),
             mounts=mounts,
             connection=manifest.connection,
@@ -633,18 +653,18 @@ class KernelService:
         connection = record.connection
         if key and key != connection.key:
             connection = msgspec.structs.replace(connection, key=key)
-        inside = msgspec.structs.replace(connection, ip="0.0.0.0")
         return ContainerSpec(
             kernel_id=record.request.kernel_id,
             identity=record.identity,
             image_digest=record.image_digest,
             argv=record.argv,
-            env={**record.env, "JUPYTER_CONNECTION_FILE": CONNECTION_FILE},
+            env={**_with_python_path(record.env), "JUPYTER_CONNECTION_FILE": CONNECTION_FILE},
             cwd=record.cwd,
             hostname=record.hostname,
+            machine_id=record.machine_id,
             mounts=mounts,
             limits=record.limits,
-            connection_file=msgspec.json.encode(inside).decode(),
+            connection_file=_connection_file(connection),
             iopub_port=connection.iopub_port,
             ports=list(ports_of(connection)),
         )
@@ -734,6 +754,17 @@ class KernelService:
                         await self.delete(Caller(0), kernel_id)
                     except CheckpointsError as error:
                         log.warning("Kernel %s could not be ended: %s", kernel_id, error)
+
+
+def _connection_file(connection: ConnectionInfo) -> str:
+    """The connection file as it is inside of a container."""
+    return msgspec.json.encode(msgspec.structs.replace(connection, ip="0.0.0.0")).decode()
+
+
+def _with_python_path(env: dict[str, str]) -> dict[str, str]:
+    """Python in the container finds the part of this package that is for it."""
+    path = env.get("PYTHONPATH", "")
+    return {**env, "PYTHONPATH": f"{path}:{PYTHON_PATH}" if path else PYTHON_PATH}
 
 
 class _Changing:

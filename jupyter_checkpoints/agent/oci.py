@@ -84,6 +84,7 @@ def configuration(
     cgroup: str,
     criu_config: Path,
     private: Path,
+    machine_id: bool,
     mounts: Sequence[tuple[Path, OpenMount]],
     limits: Limits,
     seccomp: dict[str, Any],
@@ -95,7 +96,9 @@ def configuration(
     rootfs:
         The mounted overlay.
     private:
-        Directory of the kernel with ``connection.json``, ``hosts`` and ``resolv.conf``.
+        Directory of the kernel with ``connection``, ``hosts``, ``resolv.conf``, ``machine-id``.
+    machine_id:
+        Whether the container sees the last of these.
     mounts:
         Where the source of each is, in a place that only the agent can change, and what it is.
     network_namespace:
@@ -142,6 +145,7 @@ def configuration(
             _bind(private / "connection", RUN_JUPYTER, "ro"),
             _bind(private / "hosts", "/etc/hosts", "ro"),
             _bind(private / "resolv.conf", "/etc/resolv.conf", "ro"),
+            *([_bind(private / "machine-id", "/etc/machine-id", "ro")] if machine_id else []),
             *(_shown(source, mount) for source, mount in mounts),
         ],
         "annotations": {"org.criu.config": str(criu_config)},

@@ -55,6 +55,8 @@ class Record(Struct, kw_only=True):
     env: dict[str, str]
     cwd: str
     hostname: str
+    machine_id: str = ""
+    """Content of /etc/machine-id; empty for kernels of earlier agents, which have none."""
     limits: Limits
     mounts: list[Mount]
     connection: ConnectionInfo

@@ -19,6 +19,7 @@ from ..models import (
     PreflightReport,
     SaveRequest,
     StartRequest,
+    renewals,
 )
 from . import connections, resolve
 from .base import AgentCommand
@@ -195,6 +196,7 @@ jupyter checkpoints resume 8a1e --in-place"""
                     mode=model.mode,
                     kernel_name=model.kernel_name,
                     runtime=model.runtime,
+                    renew=renewals(model),
                     detached=True,
                 )
                 kernel = await agent.start_kernel(request, progress)

@@ -47,6 +47,8 @@ class Manifest(Struct, frozen=True, kw_only=True):
     cwd: str
     hostname: str = ""
     """The container's host name, which its processes keep wherever they are resumed."""
+    machine_id: str = ""
+    """Content of its /etc/machine-id; empty where it has none of ours."""
     files: list[FileRecord]
     """The process images; empty in ``filesystem`` mode."""
     tree_digest: str

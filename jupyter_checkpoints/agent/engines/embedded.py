@@ -23,6 +23,8 @@ from typing import Any, NamedTuple, TypeVar, cast
 import msgspec
 from msgspec import Struct
 
+import jupyter_checkpoints
+
 from ...errors import (
     CheckpointsError,
     Conflict,
@@ -64,6 +66,8 @@ _LOG_SIZE = 10 * 2**20
 _LOG_FILES = 3
 #: runc's options where the network namespace is the container's own, and connected by a hook.
 _OWN_NETWORK: dict[bool, tuple[str, ...]] = {False: (), True: ("--empty-ns", "network")}
+#: What is for IPython in the container.
+_IPYTHON = Path(jupyter_checkpoints.__file__).with_name("ipython.py")
 
 
 class _State(Struct, kw_only=True):
@@ -416,6 +420,8 @@ class EmbeddedEngine(Engine):
             iopub_port=spec.iopub_port,
             one_gateway=True,
         )
+        if restores and source is not None and source.hostname not in ("", spec.hostname):
+            await self._rename_host(held.pid, spec.hostname)
         commit()
         # Written down before the old container is ended: whoever dies in between, one of the two
         # is found again.
@@ -522,6 +528,7 @@ class EmbeddedEngine(Engine):
             cgroup=self._cgroup(name).path,
             criu_config=bundle / "criu.conf",
             private=parts.private,
+            machine_id=bool(spec.machine_id),
             mounts=[(parts.mounts / str(n), m) for n, m in enumerate(spec.mounts)],
             limits=spec.limits,
             seccomp=self.seccomp,
@@ -814,7 +821,29 @@ class EmbeddedEngine(Engine):
     async def snapshot_tree(self, checkpoint_id: str) -> Path:
         return await asyncio.to_thread(self.pool.snapshot_upper, checkpoint_id)
 
+    async def _rename_host(self, pid: int, hostname: str) -> None:
+        """Change the host name of a container that came back with the one it was saved with."""
+        script = 'printf %s "$1" > /proc/sys/kernel/hostname'
+        await process.run(
+            *("nsenter", f"--uts=/proc/{pid}/ns/uts", "sh", "-c", script, "sh", hostname),
+            env=self.tools.env,
+            timeout=_START_SECONDS,
+        )
+
     # -- while it runs -------------------------------------------------------------------------
+
+    async def show_connection(self, kernel_id: str, connection_file: str) -> None:
+        state = self._running(kernel_id).state
+        private = self.layout.kernel(kernel_id)
+        if state.user_namespace:
+            private = self._stage(self._name(kernel_id, state.generation)) / "private"
+
+        def write() -> None:
+            path = private / "connection" / "connection.json"
+            with open(os.open(path, os.O_WRONLY | os.O_TRUNC | os.O_NOFOLLOW), "w") as file:
+                file.write(connection_file)
+
+        await asyncio.to_thread(write)
 
     async def signal(self, kernel_id: str, signum: int) -> None:
         kernel = self._kernels.get(kernel_id)
@@ -1078,14 +1107,18 @@ def _resolv_conf() -> str:
 
 def _write_private(directory: Path, spec: ContainerSpec, owner: tuple[int, int]) -> None:
     """The small files that the agent gives a container."""
-    (directory / "connection").mkdir(mode=0o755, parents=True, exist_ok=True)
-    (directory / "connection").chmod(0o755)
+    python = directory / "connection" / "python" / "jupyter_checkpoints"
+    for part in (python.parent.parent, python.parent, python):
+        part.mkdir(mode=0o755, parents=True, exist_ok=True)
+        part.chmod(0o755)
     directory.chmod(0o700)
     hosts = f"127.0.0.1 localhost\n::1 localhost\n127.0.1.1 {spec.hostname}\n"
     for path, text, mode in (
         (directory / "connection" / "connection.json", spec.connection_file, 0o600),
         (directory / "hosts", hosts, 0o644),
         (directory / "resolv.conf", _resolv_conf(), 0o644),
+        (directory / "machine-id", spec.machine_id + "\n", 0o444),
+        (python / "ipython.py", _IPYTHON.read_text(), 0o644),
     ):
         # In place, not by rename: an earlier container may have the file mounted.
         with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode), "w") as file:

@@ -35,6 +35,8 @@ class ContainerSpec(Struct, frozen=True, kw_only=True):
     env: dict[str, str]
     cwd: str
     hostname: str
+    machine_id: str
+    """Content of /etc/machine-id; empty: leave the image's."""
     mounts: list[OpenMount]
     limits: Limits
     connection_file: str
@@ -51,6 +53,8 @@ class Source(Struct, frozen=True, kw_only=True):
     images: Path
     keep_connections: bool
     """The kernel stopped at this state, here, and nothing has happened since: TCP is restored."""
+    hostname: str = ""
+    """The host name that the processes had when they were saved."""
     facts: dict[str, Any] = {}
 
 
@@ -173,6 +177,10 @@ class Engine(ABC):
     @abstractmethod
     async def snapshot_tree(self, checkpoint_id: str) -> Path:
         """The files of a checkpoint's writable layer, as a directory to read."""
+
+    @abstractmethod
+    async def show_connection(self, kernel_id: str, connection_file: str) -> None:
+        """Change the content of the connection file that the container sees."""
 
     @abstractmethod
     async def signal(self, kernel_id: str, signum: int) -> None:
