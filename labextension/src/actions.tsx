@@ -5,15 +5,17 @@ import {
   showDialog
 } from '@jupyterlab/apputils';
 import { PathExt } from '@jupyterlab/coreutils';
+import type { Contents } from '@jupyterlab/services';
 import type { TranslationBundle } from '@jupyterlab/translation';
 
 import * as React from 'react';
 
+import { chooseArchive, createNotebook, setKernel } from './archives';
 import { CheckpointDetails } from './components/details';
 import { ProblemDetails } from './components/problem';
 import type { RuntimeCheckpoints } from './model';
 import type { NotebookRuntime } from './notebookRuntime';
-import { asProblem } from './request';
+import { Cancelled, asProblem } from './request';
 import type {
   ICheckpoint,
   INotebookRuntime,
@@ -39,11 +41,16 @@ export class Actions {
   constructor(options: Actions.IOptions) {
     this._model = options.model;
     this._trans = options.trans;
-    this._open = options.open;
+    this.open = options.open;
+    this._folder = options.folder;
+    this._contents = options.contents;
     this._selectKernel = options.selectKernel;
     this._showPanel = options.showPanel;
     this._preferences = options.preferences;
   }
+
+  /** Open a notebook; its kernel starts or wakes. */
+  readonly open: (path: string) => Promise<void>;
 
   /** What a click on the button does, whatever the state. */
   async primary(runtime: NotebookRuntime): Promise<void> {
@@ -93,6 +100,11 @@ export class Actions {
 
   async save(runtime: NotebookRuntime, name = ''): Promise<void> {
     await this._told(() => runtime.save(name));
+  }
+
+  /** End what is under way, as if it had never begun. */
+  async cancel(runtime: INotebookRuntime): Promise<void> {
+    await this._told(() => runtime.cancel());
   }
 
   async saveAs(runtime: NotebookRuntime): Promise<void> {
@@ -217,7 +229,7 @@ export class Actions {
         target,
         ...(checkpoint ? { checkpoint: checkpoint.id } : {})
       });
-      await this._open(target);
+      await this.open(target);
     });
   }
 
@@ -239,6 +251,38 @@ export class Actions {
 
   async pin(runtime: INotebookRuntime, checkpoint: ICheckpoint): Promise<void> {
     await this._told(() => runtime.pin(checkpoint.id, !checkpoint.pinned));
+  }
+
+  /** Read it again, whole, and say whether all of it is as it was. */
+  async verify(
+    runtime: INotebookRuntime,
+    checkpoint: ICheckpoint
+  ): Promise<void> {
+    const trans = this._trans;
+    const title = titleText(checkpoint, Date.now());
+    const id = Notification.emit(
+      trans.__('Reading “%1” again…', title),
+      'in-progress',
+      { autoClose: false }
+    );
+    const done = await this._told(async () => {
+      const found = await runtime.verify(checkpoint.id);
+      if (!found?.ok) {
+        throw new Error(
+          [
+            trans.__('“%1” is damaged and cannot be resumed.', title),
+            ...(found?.problems ?? [])
+          ].join(' ')
+        );
+      }
+    });
+    Notification.dismiss(id);
+    if (done) {
+      Notification.success(
+        trans.__('All of “%1” is there, byte for byte.', title),
+        { autoClose: 3000 }
+      );
+    }
   }
 
   /** Take it off the list at once; delete it when the time to undo is over. */
@@ -306,6 +350,67 @@ export class Actions {
     document.body.appendChild(link);
     link.click();
     link.remove();
+  }
+
+  /** Make a notebook of an archive that the user chooses, and open it with its kernel running. */
+  async importArchive(): Promise<void> {
+    const trans = this._trans;
+    const archive = await chooseArchive();
+    if (!archive) {
+      return;
+    }
+    const answer = await InputDialog.getText({
+      title: trans.__('Import a Runtime Checkpoint'),
+      label: trans.__('Name of the new notebook'),
+      text: archive.name.replace(/\.[^.]*$/, ''),
+      okLabel: trans.__('Import')
+    });
+    const name = answer.value?.trim();
+    if (!answer.button.accept || !name) {
+      return;
+    }
+    const target = PathExt.join(
+      this._folder(),
+      name.endsWith('.ipynb') ? name : `${name}.ipynb`
+    );
+    await this._told(async () => {
+      await createNotebook(this._contents, target, trans);
+      try {
+        await this._upload(archive, target);
+      } catch (error) {
+        await this._contents.delete(target);
+        throw error;
+      }
+      await this.open(target);
+    });
+  }
+
+  /** Send an archive to the server, under the user's eyes. */
+  private async _upload(archive: File, target: string): Promise<void> {
+    const trans = this._trans;
+    const cancelling = new AbortController();
+    const id = Notification.emit(
+      trans.__('Importing %1…', archive.name),
+      'in-progress',
+      {
+        autoClose: false,
+        progress: 0,
+        actions: [
+          { label: trans.__('Cancel'), callback: () => cancelling.abort() }
+        ]
+      }
+    );
+    try {
+      const checkpoint = await this._model.api.importArchive(
+        archive,
+        target,
+        progress => Notification.update({ id, progress }),
+        cancelling.signal
+      );
+      await setKernel(this._contents, target, checkpoint.kernel_name);
+    } finally {
+      Notification.dismiss(id);
+    }
   }
 
   /** What is inside, and whether it can be resumed here. */
@@ -393,6 +498,9 @@ export class Actions {
       await work();
       return true;
     } catch (error) {
+      if (error instanceof Cancelled) {
+        return false;
+      }
       const problem = asProblem(error);
       Notification.error(problem.message.slice(0, 140), {
         autoClose: false,
@@ -411,7 +519,8 @@ export class Actions {
 
   private readonly _model: RuntimeCheckpoints;
   private readonly _trans: TranslationBundle;
-  private readonly _open: (path: string) => Promise<void>;
+  private readonly _folder: () => string;
+  private readonly _contents: Contents.IManager;
   private readonly _selectKernel: () => Promise<void>;
   private readonly _showPanel: () => void;
   private readonly _preferences: () => IPreferences;
@@ -425,6 +534,9 @@ export namespace Actions {
     trans: TranslationBundle;
     /** Open a notebook. */
     open: (path: string) => Promise<void>;
+    /** The folder that new notebooks are made in. */
+    folder: () => string;
+    contents: Contents.IManager;
     /** Let the user choose another kernel for the current notebook. */
     selectKernel: () => Promise<void>;
     /** Bring the panel to the front. */

@@ -25,6 +25,9 @@ export namespace CommandIDs {
   export const pin = 'runtime-checkpoints:toggle-pin';
   export const remove = 'runtime-checkpoints:delete';
   export const download = 'runtime-checkpoints:export';
+  export const importArchive = 'runtime-checkpoints:import';
+  export const cancel = 'runtime-checkpoints:cancel';
+  export const verify = 'runtime-checkpoints:verify';
   export const inspect = 'runtime-checkpoints:inspect';
   export const openPanel = 'runtime-checkpoints:open-panel';
 }
@@ -219,6 +222,30 @@ export function addCommands(options: {
     label: trans.__('What Is Inside…'),
     describedBy: { args: CHECKPOINT_ARGS },
     ...onCheckpoint((_, checkpoint) => actions.inspect(checkpoint))
+  });
+  commands.addCommand(CommandIDs.verify, {
+    label: trans.__('Verify'),
+    caption: trans.__('Read every byte again, and compare'),
+    describedBy: { args: CHECKPOINT_ARGS },
+    ...onCheckpoint((runtime, checkpoint) =>
+      actions.verify(runtime, checkpoint)
+    )
+  });
+  commands.addCommand(CommandIDs.importArchive, {
+    label: trans.__('Import a Runtime Checkpoint…'),
+    caption: trans.__('Make a notebook of an archive that was exported'),
+    describedBy: { args: NO_ARGS },
+    isEnabled: () => model.availability === 'available',
+    execute: () => actions.importArchive()
+  });
+  commands.addCommand(CommandIDs.cancel, {
+    label: trans.__('Cancel Saving or Resuming'),
+    caption: trans.__('The kernel goes on as if it had never begun'),
+    describedBy: { args: NO_ARGS },
+    ...on(
+      runtime => !!runtime.progress?.operation,
+      runtime => actions.cancel(runtime)
+    )
   });
   commands.addCommand(CommandIDs.openPanel, {
     label: trans.__('Show Runtime Checkpoints'),

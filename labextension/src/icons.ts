@@ -40,6 +40,14 @@ export const pinIcon = icon(
   'pin',
   '<path class="jp-icon3" fill="#616161" d="m9.8 1.5 4.7 4.7-1.1.7-1-.2-2.3 2.3.2 2.7-1 1-2.9-2.9-3.7 3.7-.7-.7 3.7-3.7L2.800 6.2l1-1 2.7.2 2.3-2.3-.2-1z"/>'
 );
+export const verifiedIcon = icon(
+  'verified',
+  '<path class="jp-icon3" fill="#616161" d="M8 1 2.500 3v4.400c0 3.400 2.300 6.200 5.500 7.600 3.200-1.400 5.500-4.200 5.500-7.600V3zm-.9 10L4.300 8.200l1-1 1.800 1.800 3.700-3.700 1 1z"/>'
+);
+export const damagedIcon = icon(
+  'damaged',
+  '<path class="jp-icon-warn0" fill="#d84315" d="M8 1.500 1 14h14zm-.7 4.500h1.400v4H7.300zm0 5h1.400v1.400H7.300z"/>'
+);
 
 /** The icon of a notebook's state. */
 export function stateIcon(state: NotebookState): LabIcon {

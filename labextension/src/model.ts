@@ -1,6 +1,7 @@
 import type { IChangedArgs } from '@jupyterlab/coreutils';
 import type { INotebookTracker, NotebookPanel } from '@jupyterlab/notebook';
 import type { ServiceManager } from '@jupyterlab/services';
+import type { TranslationBundle } from '@jupyterlab/translation';
 
 import type { ISignal } from '@lumino/signaling';
 import { Signal } from '@lumino/signaling';
@@ -26,6 +27,7 @@ export class RuntimeCheckpoints implements IRuntimeCheckpoints {
     this.api = options.api;
     this._services = options.services;
     this._tracker = options.tracker;
+    this._trans = options.trans;
     this._services.events.stream.connect(this._onEmission, this);
     this._services.connectionFailure.connect(this._onConnectionFailure, this);
     this._tracker.currentChanged.connect(this._onCurrentChanged, this);
@@ -92,7 +94,8 @@ export class RuntimeCheckpoints implements IRuntimeCheckpoints {
       runtime = new NotebookRuntime({
         api: this.api,
         context: panel.context,
-        availability: () => this._availability
+        availability: () => this._availability,
+        trans: this._trans
       });
       this._runtimes.set(panel, runtime);
       panel.disposed.connect(this._onPanelDisposed, this);
@@ -110,9 +113,13 @@ export class RuntimeCheckpoints implements IRuntimeCheckpoints {
         this._setAvailability('unavailable', status);
       }
     } catch (error) {
-      const missing = error instanceof ServerError && error.status === 404;
+      const status = error instanceof ServerError ? error.status : 0;
       this._setAvailability(
-        missing ? 'no-extension' : 'unavailable',
+        status === 404
+          ? 'no-extension'
+          : status === 403
+            ? 'not-allowed'
+            : 'unavailable',
         asProblem(error)
       );
     }
@@ -148,6 +155,7 @@ export class RuntimeCheckpoints implements IRuntimeCheckpoints {
     this._runtimes.forEach(runtime => {
       const concerns =
         (event.notebook && event.notebook === runtime.path) ||
+        (event.source_notebook && event.source_notebook === runtime.path) ||
         (event.kernel_id && event.kernel_id === runtime.kernelId) ||
         (event.runtime && event.runtime === runtime.settings.runtime);
       if (concerns) {
@@ -203,6 +211,7 @@ export class RuntimeCheckpoints implements IRuntimeCheckpoints {
 
   private readonly _services: ServiceManager.IManager;
   private readonly _tracker: INotebookTracker;
+  private readonly _trans: TranslationBundle;
   private readonly _runtimes = new Map<NotebookPanel, NotebookRuntime>();
   private readonly _availabilityChanged = new Signal<this, Availability>(this);
   private readonly _currentChanged = new Signal<
@@ -225,5 +234,6 @@ export namespace RuntimeCheckpoints {
     api: CheckpointsApi;
     services: ServiceManager.IManager;
     tracker: INotebookTracker;
+    trans: TranslationBundle;
   }
 }

@@ -1,12 +1,16 @@
+import type { ISessionContext } from '@jupyterlab/apputils';
 import type { DocumentRegistry } from '@jupyterlab/docregistry';
 import type { INotebookModel } from '@jupyterlab/notebook';
+import type { TranslationBundle } from '@jupyterlab/translation';
 
 import type { ISignal } from '@lumino/signaling';
 import { Signal } from '@lumino/signaling';
 
 import { newestFirst } from './history';
 import type { CheckpointsApi, IOperation } from './request';
-import { ServerError, asProblem } from './request';
+import type { IRuntime } from './request';
+import { Cancelled, ServerError, asProblem } from './request';
+import { relativesOf } from './relatives';
 import type { IServerEvent } from './serverEvents';
 import { notebookState, readSettings } from './state';
 import type {
@@ -16,16 +20,18 @@ import type {
   INotebookSettings,
   IProblem,
   IProgress,
+  IRelative,
   IRemoval,
+  IVerification,
   NotebookState
 } from './tokens';
 import { METADATA_KEY } from './tokens';
-import { wakened } from './waking';
+import { isWaking, wakened, wakingChanged } from './waking';
 
 /** The provisioner whose kernels can be saved. */
 const PROVISIONER = 'checkpoint-container-provisioner';
 
-/** Milliseconds between two looks at an operation; events usually tell earlier. */
+/** Milliseconds between two looks at an operation; events usually tell earlier. None while hidden. */
 const OPERATION_INTERVAL = 1000;
 
 /** The runtime checkpoints of one open notebook: see {@link INotebookRuntime}. */
@@ -34,12 +40,14 @@ export class NotebookRuntime implements INotebookRuntime {
     this._api = options.api;
     this._context = options.context;
     this._availability = options.availability;
+    this._trans = options.trans;
     const { model, sessionContext } = this._context;
     model.metadataChanged.connect(this._onMetadataChanged, this);
     sessionContext.kernelChanged.connect(this._onKernelChanged, this);
     sessionContext.statusChanged.connect(this._emitChanged, this);
     sessionContext.connectionStatusChanged.connect(this._emitChanged, this);
     this._context.pathChanged.connect(this._onPathChanged, this);
+    wakingChanged.connect(this._onWakingChanged, this);
     void this._context.ready.then(() => {
       if (this.settings.enabled) {
         void this.refresh();
@@ -67,6 +75,10 @@ export class NotebookRuntime implements INotebookRuntime {
     return this._visible?.[0] ?? null;
   }
 
+  get relatives(): readonly IRelative[] {
+    return this._relatives;
+  }
+
   get problem(): IProblem | null {
     return this._problem;
   }
@@ -85,9 +97,11 @@ export class NotebookRuntime implements INotebookRuntime {
       return this._progress;
     }
     // The server resumes a notebook's newest checkpoint by itself when its kernel starts.
-    const status = this._context.sessionContext.kernelDisplayStatus;
-    const starts = status === 'starting' && this._slept;
-    return starts
+    const { sessionContext } = this._context;
+    const starts =
+      isWaking(sessionContext) ||
+      sessionContext.kernelDisplayStatus === 'starting';
+    return starts && this._slept && !this._freshAsked
       ? { kind: 'resuming', stage: '', done: 0, total: 0, operation: '' }
       : null;
   }
@@ -156,8 +170,20 @@ export class NotebookRuntime implements INotebookRuntime {
       this._end(ended.checkpoint);
       return this._all?.find(c => c.id === ended.checkpoint) ?? null;
     } catch (error) {
-      this._fail(asProblem(error));
+      if (error instanceof Cancelled) {
+        this._end('');
+      } else {
+        this._fail(asProblem(error));
+      }
       throw error;
+    }
+  }
+
+  async cancel(): Promise<void> {
+    const operation = this.progress?.operation;
+    if (operation) {
+      await this._api.cancel(operation);
+      this._wakeFollowers();
     }
   }
 
@@ -186,18 +212,21 @@ export class NotebookRuntime implements INotebookRuntime {
     this._problem = null;
     await wakened(this._context.sessionContext);
     if (!this.kernelId) {
-      throw new Error('The kernel of this notebook could not be started.');
+      throw new Error(
+        this._trans.__('The kernel of this notebook could not be started.')
+      );
     }
   }
 
   /** Start the notebook's kernel without a checkpoint; those stay. */
   async startFresh(): Promise<void> {
-    const runtime = this.newest?.runtime;
-    if (runtime) {
-      await this._api.startFreshNext(runtime);
+    await this._api.startFreshNext(this.path);
+    this._freshAsked = true;
+    try {
+      await this.wake();
+    } finally {
+      this._freshAsked = false;
     }
-    this._slept = false;
-    await this.wake();
   }
 
   async rename(checkpoint: string, name: string): Promise<void> {
@@ -206,6 +235,12 @@ export class NotebookRuntime implements INotebookRuntime {
 
   async pin(checkpoint: string, pinned: boolean): Promise<void> {
     this._replace(await this._api.change(checkpoint, { pinned }));
+  }
+
+  async verify(checkpoint: string): Promise<IVerification | null> {
+    await this._ended(await this._api.verify(checkpoint));
+    await this.refresh();
+    return this._all?.find(c => c.id === checkpoint)?.verified ?? null;
   }
 
   remove(checkpoint: string): IRemoval {
@@ -271,6 +306,8 @@ export class NotebookRuntime implements INotebookRuntime {
         this._wakeFollowers();
         void this.refresh().then(() => this._end(event.checkpoint ?? ''));
         break;
+      case 'cancelled':
+      case 'resume_cancelled':
       case 'resume_failed':
         // The kernel goes on as it was, or a fresh one does: both can be saved.
         this._wakeFollowers();
@@ -308,21 +345,20 @@ export class NotebookRuntime implements INotebookRuntime {
 
   private async _list(): Promise<void> {
     try {
-      const [checkpoints, usage] = await Promise.all([
+      const [checkpoints, runtimes] = await Promise.all([
         this._api.checkpoints({ notebook: this.path }),
         // Nice to know, and no reason to show nothing.
-        this._api.usage().catch(() => null),
-        this._askWhetherSaveable()
+        this._api.runtimes().catch(() => [])
       ]);
       if (this._isDisposed) {
         return;
       }
-      this._all = newestFirst(
-        checkpoints.map(checkpoint => ({
-          ...checkpoint,
-          held: usage?.checkpoints[checkpoint.id]
-        }))
+      this._noteSaveable(runtimes);
+      this._relatives = relativesOf(
+        checkpoints[0]?.runtime ?? this.settings.runtime,
+        runtimes
       );
+      this._all = newestFirst(checkpoints);
       if (this._problem && this._problem === this._listingProblem) {
         this._problem = null;
       }
@@ -345,38 +381,40 @@ export class NotebookRuntime implements INotebookRuntime {
   }
 
   /** A server may run all kernels in containers, whatever their kernelspecs say. */
-  private async _askWhetherSaveable(): Promise<void> {
+  private _noteSaveable(runtimes: readonly IRuntime[]): void {
     const kernelId = this.kernelId;
-    if (kernelId && !this._supported()) {
-      const runtimes = await this._api.runtimes().catch(() => []);
-      if (runtimes.some(({ kernels }) => kernels.includes(kernelId))) {
-        this._saveable = kernelId;
-      }
+    if (runtimes.some(({ kernels }) => kernels.includes(kernelId))) {
+      this._saveable = kernelId;
     }
   }
 
-  private async _follow(
+  /** Show how far it is, until it has ended. */
+  private _follow(
     kind: IProgress['kind'],
     begun: IOperation
   ): Promise<IOperation> {
+    return this._ended(begun, ({ id, stage, done, total }) => {
+      this._progress = { kind, stage, done, total, operation: id };
+      this._emitChanged();
+    });
+  }
+
+  private async _ended(
+    begun: IOperation,
+    look: (operation: IOperation) => void = () => undefined
+  ): Promise<IOperation> {
     let operation = begun;
     while (operation.state === 'running') {
-      this._progress = {
-        kind,
-        stage: operation.stage,
-        done: operation.done,
-        total: operation.total,
-        operation: operation.id
-      };
-      this._emitChanged();
+      look(operation);
       await this._nextLook();
       operation = await this._api.operation(operation.id);
     }
+    if (operation.state === 'cancelled') {
+      throw new Cancelled();
+    }
     if (operation.state === 'failed') {
-      throw new ServerError(
-        operation.error ?? { message: 'It failed, and nobody knows why.' },
-        200
-      );
+      const message = this._trans.__('It failed, and nobody knows why.');
+      throw new ServerError(operation.error ?? { message }, 200);
     }
     return operation;
   }
@@ -384,14 +422,23 @@ export class NotebookRuntime implements INotebookRuntime {
   /** After a while, or as soon as an event tells that something ended. */
   private _nextLook(): Promise<void> {
     return new Promise(resolve => {
-      const timer = setTimeout(look, OPERATION_INTERVAL);
       const followers = this._followers;
+      let timer = 0;
+      const wait = () => {
+        clearTimeout(timer);
+        if (!document.hidden) {
+          timer = window.setTimeout(look, OPERATION_INTERVAL);
+        }
+      };
       function look(): void {
         clearTimeout(timer);
+        document.removeEventListener('visibilitychange', wait);
         followers.delete(look);
         resolve();
       }
+      document.addEventListener('visibilitychange', wait);
       followers.add(look);
+      wait();
     });
   }
 
@@ -444,6 +491,12 @@ export class NotebookRuntime implements INotebookRuntime {
     this._emitChanged();
   }
 
+  private _onWakingChanged(_: unknown, context: ISessionContext): void {
+    if (context === this._context.sessionContext) {
+      this._emitChanged();
+    }
+  }
+
   private _onMetadataChanged(_: INotebookModel, change: { key: string }): void {
     if (change.key === METADATA_KEY) {
       this._emitChanged();
@@ -475,8 +528,10 @@ export class NotebookRuntime implements INotebookRuntime {
   private readonly _changed = new Signal<this, void>(this);
   private readonly _followers = new Set<() => void>();
   private readonly _hidden = new Set<string>();
+  private readonly _trans: TranslationBundle;
   private _all: ICheckpoint[] | null = null;
   private _visible: ICheckpoint[] | null = null;
+  private _relatives: readonly IRelative[] = [];
   private _progress: IProgress | null = null;
   private _problem: IProblem | null = null;
   private _listingProblem: IProblem | null = null;
@@ -484,6 +539,8 @@ export class NotebookRuntime implements INotebookRuntime {
   private _nextListing: Promise<void> | null = null;
   private _position = '';
   private _slept = false;
+  /** The kernel that is starting is to have none of the saved states. */
+  private _freshAsked = false;
   /** A kernel that can be saved although its kernelspec does not say so. */
   private _saveable = '';
   private _isDisposed = false;
@@ -496,5 +553,6 @@ export namespace NotebookRuntime {
     api: CheckpointsApi;
     context: DocumentRegistry.IContext<INotebookModel>;
     availability: () => Availability;
+    trans: TranslationBundle;
   }
 }

@@ -1,5 +1,6 @@
 import { URLExt } from '@jupyterlab/coreutils';
 import { ServerConnection } from '@jupyterlab/services';
+import type { TranslationBundle } from '@jupyterlab/translation';
 
 import type {
   ICheckpoint,
@@ -27,7 +28,7 @@ export interface IServerStatus extends IProblem {
 export interface IOperation {
   id: string;
   kind: string;
-  state: 'running' | 'done' | 'failed';
+  state: 'running' | 'done' | 'failed' | 'cancelled';
   kernel_id: string;
   checkpoint: string;
   stage: string;
@@ -47,13 +48,14 @@ export interface IRuntime {
   /** Ids of its kernels that run. */
   kernels: string[];
   newest: ICheckpoint | null;
-}
-
-/** Bytes on the server's disk. */
-export interface IUsage {
-  total: number;
-  /** What deleting just this one would free, by checkpoint. */
-  checkpoints: Record<string, number>;
+  /** If it is a remix, what of. */
+  origin: {
+    /** The other runtime's checkpoint that it began with. */
+    checkpoint: string;
+    runtime: string;
+    /** When the remix was made. */
+    created: string;
+  } | null;
 }
 
 /** What the server answered instead of what was asked for. */
@@ -74,6 +76,14 @@ export class ServerError extends Error implements IProblem {
   readonly status: number;
 }
 
+/** What was asked for was cancelled by somebody; nothing was changed, and nothing is wrong. */
+export class Cancelled extends Error {
+  constructor() {
+    super('cancelled');
+    this.name = 'Cancelled';
+  }
+}
+
 /** Any error as a problem to show. */
 export function asProblem(error: unknown): IProblem {
   if (error instanceof ServerError) {
@@ -86,21 +96,21 @@ function isRecord(value: unknown): value is Record<string, unknown> {
   return typeof value === 'object' && value !== null;
 }
 
-function problemOf(body: unknown, response: Response): IProblem {
-  const text = (value: unknown) => (typeof value === 'string' ? value : '');
-  const given = isRecord(body) ? body : {};
-  return {
-    message:
-      text(given.message) || `${response.status} ${response.statusText}`.trim(),
-    reason: text(given.reason),
-    hint: text(given.hint),
-    findings: Array.isArray(given.findings) ? given.findings : []
-  };
+function parsed(text: string): unknown {
+  try {
+    return text ? JSON.parse(text) : null;
+  } catch {
+    // An error page of something between the server and here.
+    return null;
+  }
 }
 
 /** The routes of the server extension, one method for each. All raise {@link ServerError}. */
 export class CheckpointsApi {
-  constructor(readonly serverSettings: ServerConnection.ISettings) {}
+  constructor(
+    readonly serverSettings: ServerConnection.ISettings,
+    private readonly _trans: TranslationBundle
+  ) {}
 
   status(): Promise<IServerStatus> {
     return this._request<IServerStatus>('GET', ['status']);
@@ -167,15 +177,21 @@ export class CheckpointsApi {
     return this._request<IOperation>('GET', ['operations', id]);
   }
 
-  usage(): Promise<IUsage> {
-    return this._request<IUsage>('GET', ['usage']);
+  /** Have it end as if it had never begun. */
+  cancel(id: string): Promise<IOperation> {
+    return this._request<IOperation>('DELETE', ['operations', id]);
   }
 
-  /** The runtime's next kernel starts without a checkpoint, once. */
-  startFreshNext(runtime: string): Promise<void> {
-    return this._request<void>('POST', ['runtimes', runtime, 'fresh'], {
+  /** Read every byte of a checkpoint again, and compare. */
+  verify(id: string): Promise<IOperation> {
+    return this._request<IOperation>('POST', ['checkpoints', id, 'verify'], {
       body: {}
     });
+  }
+
+  /** The notebook's next kernel starts without a checkpoint, once. */
+  startFreshNext(notebook: string): Promise<void> {
+    return this._request<void>('POST', ['fresh'], { body: { notebook } });
   }
 
   /** Where a browser downloads a checkpoint's archive from. */
@@ -186,6 +202,83 @@ export class CheckpointsApi {
         ? URLExt.objectToQueryString({ token })
         : '';
     return this._url(['checkpoints', id, 'archive']) + query;
+  }
+
+  /**
+   * Make a checkpoint of an archive, for a notebook that is switched on.
+   *
+   * `progress` is told the share that is sent, 0 to 1. Raises {@link Cancelled} if `signal` says so.
+   */
+  importArchive(
+    archive: Blob,
+    notebook: string,
+    progress: (share: number) => void,
+    signal: AbortSignal
+  ): Promise<ICheckpoint> {
+    // Only this kind of request tells how much of it is sent.
+    const request = new XMLHttpRequest();
+    const query = URLExt.objectToQueryString({ notebook });
+    request.open('POST', this._url(['archives']) + query);
+    request.setRequestHeader('Content-Type', 'application/octet-stream');
+    const { token } = this.serverSettings;
+    const [, xsrf] = document.cookie.match(/(?:^|; )_xsrf=([^;]*)/) ?? [];
+    if (token) {
+      request.setRequestHeader('Authorization', `token ${token}`);
+    } else if (xsrf) {
+      request.setRequestHeader('X-XSRFToken', xsrf);
+    }
+    return new Promise((resolve, reject) => {
+      request.upload.onprogress = ({ loaded, total }) =>
+        progress(total ? loaded / total : 0);
+      request.onload = () => {
+        const { status, statusText } = request;
+        const body = parsed(request.responseText);
+        if (status === 201) {
+          resolve(body as ICheckpoint);
+        } else {
+          reject(this._refusal(body, status, statusText));
+        }
+      };
+      request.onerror = () => reject(this._silence());
+      request.onabort = () => reject(new Cancelled());
+      signal.addEventListener('abort', () => request.abort());
+      request.send(archive);
+    });
+  }
+
+  /** An answer that is none of success, in words for people. */
+  private _refusal(
+    body: unknown,
+    status: number,
+    statusText: string
+  ): ServerError {
+    const text = (value: unknown) => (typeof value === 'string' ? value : '');
+    const given = isRecord(body) ? body : {};
+    const message = text(given.message) || `${status} ${statusText}`.trim();
+    const problem: IProblem = {
+      message,
+      reason: text(given.reason),
+      hint: text(given.hint),
+      findings: Array.isArray(given.findings) ? given.findings : []
+    };
+    // Jupyter Server's own refusals say nothing that would help.
+    return new ServerError(
+      status === 403 && !problem.hint
+        ? {
+            message: this._trans.__('You may not do this on this server.'),
+            reason: problem.reason || message,
+            hint: this._trans.__(
+              'Ask whoever runs the server to allow you runtime checkpoints. Your kernels and notebooks work as always.'
+            )
+          }
+        : problem,
+      status
+    );
+  }
+
+  private _silence(reason = ''): ServerError {
+    const message = this._trans.__('The Jupyter server does not answer.');
+    return new ServerError({ message, reason }, 0);
   }
 
   private _url(parts: readonly string[]): string {
@@ -212,12 +305,8 @@ export class CheckpointsApi {
       } catch (error) {
         attempts -= 1;
         if (attempts <= 0) {
-          throw new ServerError(
-            {
-              message: 'The Jupyter server does not answer.',
-              reason: error instanceof Error ? error.message : String(error)
-            },
-            0
+          throw this._silence(
+            error instanceof Error ? error.message : String(error)
           );
         }
         await new Promise(resolve => setTimeout(resolve, ATTEMPT_INTERVAL));
@@ -248,16 +337,9 @@ export class CheckpointsApi {
       init,
       method === 'GET' || options.again === true ? ATTEMPTS : 1
     );
-    const text = await response.text();
-    let body: unknown = null;
-    try {
-      body = text ? JSON.parse(text) : null;
-    } catch {
-      // An error page of something between the server and here.
-      body = null;
-    }
+    const body = parsed(await response.text());
     if (!response.ok) {
-      throw new ServerError(problemOf(body, response), response.status);
+      throw this._refusal(body, response.status, response.statusText);
     }
     return body as T;
   }

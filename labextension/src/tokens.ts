@@ -33,6 +33,14 @@ export interface INotebookSettings {
   runtime: string;
 }
 
+/** What reading a checkpoint again has shown. */
+export interface IVerification {
+  /** ISO 8601 in UTC. */
+  at: string;
+  ok: boolean;
+  problems: string[];
+}
+
 /** One runtime checkpoint, as the server lists it. Sizes are bytes, times ISO 8601 in UTC. */
 export interface ICheckpoint {
   id: string;
@@ -53,8 +61,14 @@ export interface ICheckpoint {
   save_seconds: number;
   image: string;
   kernel_name: string;
-  /** Bytes that deleting just this one would free, where the server knows it. */
-  held?: number;
+  /** The number of the last cell that the kernel had run; null if nobody knew. */
+  execution_count: number | null;
+  /** When it was last read again, whole, and what was found; null if never. */
+  verified: IVerification | null;
+  /** Bytes on the disk. */
+  held: number;
+  /** So many of these are held by other checkpoints as well. */
+  shared: number;
 }
 
 /** One answer of preflight: a sentence, and what to do about it. */
@@ -69,6 +83,20 @@ export interface IFinding {
 export interface IPreflight {
   ok: boolean;
   findings: IFinding[];
+}
+
+/** Another notebook that shares a state with this one. */
+export interface IRelative {
+  /** A copy that went on from one of this notebook's checkpoints, or what this is a copy of. */
+  relation: 'remix' | 'original';
+  id: string;
+  /** Path of the other notebook. */
+  notebook: string;
+  /** The checkpoint of this notebook that a remix began with; empty for the original. */
+  parent: string;
+  /** When a remix was made; empty for the original, which is older than all that is here. */
+  created: string;
+  aside: boolean;
 }
 
 /** What went wrong, in plain words. */
@@ -93,7 +121,7 @@ export interface IProgress {
 
 /** Whether runtime checkpoints work on this server at all. */
 export type Availability =
-  'unknown' | 'available' | 'no-extension' | 'unavailable';
+  'unknown' | 'available' | 'no-extension' | 'not-allowed' | 'unavailable';
 
 /**
  * What a notebook's button shows.
@@ -121,6 +149,8 @@ export interface INotebookRuntime extends IDisposable {
   /** Newest first; `null` until they are known. */
   readonly checkpoints: readonly ICheckpoint[] | null;
   readonly newest: ICheckpoint | null;
+  /** Notebooks that branch off, and what this one branched off from. */
+  readonly relatives: readonly IRelative[];
   readonly progress: IProgress | null;
   /** Why the last save or listing failed. */
   readonly problem: IProblem | null;
@@ -132,14 +162,18 @@ export interface INotebookRuntime extends IDisposable {
   configure(changes: Partial<INotebookSettings>): Promise<void>;
   /** Ask the server again. */
   refresh(): Promise<void>;
-  /** Save the kernel. Raises what the server answers. */
+  /** Save the kernel. Raises what the server answers; `Cancelled` if somebody did that. */
   save(name?: string): Promise<ICheckpoint | null>;
   /** Put the kernel back to a checkpoint; start one from it if there is none. */
   resume(checkpoint: string): Promise<void>;
+  /** End the save or the resume under way, as if it had never begun. */
+  cancel(): Promise<void>;
   /** Start the kernel; the server resumes the newest checkpoint. */
   wake(): Promise<void>;
   rename(checkpoint: string, name: string): Promise<void>;
   pin(checkpoint: string, pinned: boolean): Promise<void>;
+  /** Read every byte of a checkpoint again, and compare. */
+  verify(checkpoint: string): Promise<IVerification | null>;
   /** Take a checkpoint off the list, and delete it when `undo` can no longer be asked for. */
   remove(checkpoint: string): IRemoval;
 }

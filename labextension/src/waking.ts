@@ -1,5 +1,9 @@
 import type { ISessionContext } from '@jupyterlab/apputils';
 
+import type { ISignal } from '@lumino/signaling';
+import { Signal } from '@lumino/signaling';
+
+const changed = new Signal<object, ISessionContext>({});
 const waking = new WeakMap<ISessionContext, Promise<void>>();
 
 /**
@@ -14,11 +18,23 @@ export function wakened(context: ISessionContext): Promise<void> {
     if (!isStarting(context) && !context.hasNoKernel) {
       return Promise.resolve();
     }
-    waiting = wake(context).finally(() => waking.delete(context));
+    waiting = wake(context).finally(() => {
+      waking.delete(context);
+      changed.emit(context);
+    });
     waking.set(context, waiting);
+    changed.emit(context);
   }
   return waiting;
 }
+
+/** Whether somebody has asked for the kernel, and it is not there yet. */
+export function isWaking(context: ISessionContext): boolean {
+  return waking.has(context);
+}
+
+/** Tells of notebooks whose kernel is asked for, or has come. */
+export const wakingChanged: ISignal<object, ISessionContext> = changed;
 
 async function wake(context: ISessionContext): Promise<void> {
   await started(context);

@@ -11,13 +11,13 @@ export function triggerText(
     case 'manual':
       return trans.__('by you');
     case 'cull':
-      return trans.__('before it went to sleep');
+      return trans.__('going to sleep');
     case 'idle':
       return trans.__('while idle');
     case 'shutdown':
-      return trans.__('before the server stopped');
+      return trans.__('server stopping');
     case 'danger':
-      return trans.__('memory, disk or host in danger');
+      return trans.__('in danger');
     case 'cell':
       return trans.__('after a cell');
     case 'restart':
@@ -41,6 +41,21 @@ export function sizeText(bytes: number): string {
     unit += 1;
   }
   return `${unit === 0 || value >= 99.5 ? Math.round(value) : value.toFixed(1)} ${units[unit]}`;
+}
+
+/** What it holds on the disk, and how much of that others hold as well. */
+export function sizesText(
+  checkpoint: ICheckpoint,
+  trans: TranslationBundle
+): string {
+  const { held, shared } = checkpoint;
+  return shared > 0
+    ? trans.__(
+        '%1 on the disk, %2 of it shared with other checkpoints',
+        sizeText(held),
+        sizeText(shared)
+      )
+    : trans.__('%1 on the disk, shared with no other', sizeText(held));
 }
 
 /** `2 min ago`; steps of a minute, so that it need not be drawn more often. */
@@ -91,11 +106,16 @@ export function freshestMoment(checkpoint: ICheckpoint): string {
     : checkpoint.created;
 }
 
-/** What the button says; short, for it has a fixed width. */
+function savedAt(runtime: INotebookRuntime, now: number): string {
+  return runtime.newest ? clockText(runtime.newest.created, now) : '';
+}
+
+/** The state in a few words; in fewer for the button, which has a fixed width. */
 export function stateLabel(
   runtime: INotebookRuntime,
   now: number,
-  trans: TranslationBundle
+  trans: TranslationBundle,
+  isShort = false
 ): string {
   switch (runtime.state) {
     case 'unavailable':
@@ -111,7 +131,9 @@ export function stateLabel(
     case 'resuming':
       return trans.__('Resuming…');
     case 'asleep':
-      return trans.__('Asleep');
+      return isShort
+        ? trans.__('Asleep, %1', savedAt(runtime, now))
+        : trans.__('Asleep, saved %1', savedAt(runtime, now));
     case 'saved':
       return runtime.newest
         ? trans.__(

@@ -30,9 +30,23 @@ SLEEPY_AFTER = 2
 SLEEPY = "checkpoints-sleepy"
 
 _CONFIG = """
+from pathlib import Path
+
+from jupyter_server.auth.authorizer import AllowAllAuthorizer
 from jupyterlab.galata import configure_jupyter_server
 
+# Tests write there what is forbidden: actions on runtime checkpoints.
+forbidden = Path({forbidden!r})
+
+
+class Guard(AllowAllAuthorizer):
+    def is_authorized(self, handler, user, action, resource):
+        return resource != "runtime_checkpoints" or action not in forbidden.read_text().split()
+
+
+forbidden.touch()
 configure_jupyter_server(c)
+c.ServerApp.authorizer_class = Guard
 c.ServerApp.root_dir = {root!r}
 c.ServerApp.ip = {host!r}
 c.ServerApp.port = {port}
@@ -97,7 +111,9 @@ def running_lab(agent_socket: Path, home: Path, host: str) -> Iterator[str]:
     root.mkdir()
     add_kernelspecs(prefix)
     config = home / "jupyter_server_config.py"
-    config.write_text(_CONFIG.format(root=str(root), host=host, port=port))
+    config.write_text(
+        _CONFIG.format(root=str(root), host=host, port=port, forbidden=str(home / "forbidden"))
+    )
     environment = {
         **os.environ,
         SOCKET_ENV: str(agent_socket),
@@ -161,6 +177,7 @@ def browse(*arguments: str) -> int:
                     **os.environ,
                     "TARGET_URL": address,
                     "JUPYTER_ROOT": str(home / "lab" / "notebooks"),
+                    "FORBIDDEN": str(home / "lab" / "forbidden"),
                     "LONELY_URL": lonely,
                 },
                 check=False,

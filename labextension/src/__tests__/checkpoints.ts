@@ -17,6 +17,10 @@ export function checkpoint(given: Partial<ICheckpoint>): ICheckpoint {
     files_size: 100_000,
     pause_seconds: 0.1,
     save_seconds: 0.2,
+    execution_count: 1,
+    verified: null,
+    held: 1000,
+    shared: 0,
     image: 'python3',
     kernel_name: 'checkpoints-python3',
     ...given

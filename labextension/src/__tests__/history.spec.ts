@@ -11,7 +11,7 @@ const rows = (...specs: [string, number, string?][]) =>
       })
     )
   ).map(row => ({
-    id: row.checkpoint.id,
+    id: row.entry.id,
     column: row.column,
     passing: row.passing,
     joining: row.joining,

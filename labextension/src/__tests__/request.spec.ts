@@ -1,4 +1,5 @@
 import { ServerConnection } from '@jupyterlab/services';
+import { nullTranslator } from '@jupyterlab/translation';
 
 import { CheckpointsApi, ServerError, asProblem } from '../request';
 
@@ -12,7 +13,10 @@ function api(status: number, body: string): [CheckpointsApi, Request[]] {
       return new Response(body, { status, statusText: 'Status' });
     }
   });
-  return [new CheckpointsApi(serverSettings), seen];
+  return [
+    new CheckpointsApi(serverSettings, nullTranslator.load('jupyterlab')),
+    seen
+  ];
 }
 
 describe('CheckpointsApi', () => {
@@ -58,7 +62,8 @@ describe('CheckpointsApi', () => {
           }
           return new Response('[]');
         }
-      })
+      }),
+      nullTranslator.load('jupyterlab')
     );
     await expect(client.runtimes()).resolves.toEqual([]);
     attempts = 0;

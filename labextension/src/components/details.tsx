@@ -2,8 +2,8 @@ import type { TranslationBundle } from '@jupyterlab/translation';
 
 import * as React from 'react';
 
-import type { ICheckpoint, IPreflight } from '../tokens';
-import { sizeText, triggerText } from '../wording';
+import type { ICheckpoint, IPreflight, IVerification } from '../tokens';
+import { sizeText, sizesText, triggerText } from '../wording';
 import { ProblemDetails } from './problem';
 
 /** What is inside a checkpoint, and whether it can be resumed here. */
@@ -13,9 +13,20 @@ export function CheckpointDetails(props: {
   trans: TranslationBundle;
 }): JSX.Element {
   const { checkpoint, preflight, trans } = props;
+  const unchanged: [string, string] = [
+    trans.__('Unchanged until'),
+    new Date(checkpoint.touched).toLocaleString()
+  ];
   const facts: [string, string][] = [
     [trans.__('Saved'), new Date(checkpoint.created).toLocaleString()],
+    ...(checkpoint.touched ? [unchanged] : []),
     [trans.__('Why'), triggerText(checkpoint.trigger, trans)],
+    [
+      trans.__('Last cell'),
+      checkpoint.execution_count === null
+        ? trans.__('unknown')
+        : `[${checkpoint.execution_count}]`
+    ],
     [
       trans.__('Holds'),
       checkpoint.mode === 'process'
@@ -24,6 +35,12 @@ export function CheckpointDetails(props: {
     ],
     [trans.__('Memory'), sizeText(checkpoint.memory_size)],
     [trans.__('Files'), sizeText(checkpoint.files_size)],
+    [trans.__('Held'), sizesText(checkpoint, trans)],
+    [
+      trans.__('Freed if deleted'),
+      sizeText(checkpoint.held - checkpoint.shared)
+    ],
+    [trans.__('Verified'), verification(checkpoint.verified, trans)],
     [trans.__('Kernel'), checkpoint.kernel_name],
     [trans.__('Image'), checkpoint.image],
     [
@@ -32,18 +49,6 @@ export function CheckpointDetails(props: {
     ],
     [trans.__('Id'), checkpoint.id]
   ];
-  if (typeof checkpoint.held === 'number') {
-    facts.splice(5, 0, [
-      trans.__('Freed if deleted'),
-      sizeText(checkpoint.held)
-    ]);
-  }
-  if (checkpoint.touched) {
-    facts.splice(1, 0, [
-      trans.__('Unchanged until'),
-      new Date(checkpoint.touched).toLocaleString()
-    ]);
-  }
   return (
     <div className="jp-RuntimeCheckpoints-details">
       <dl>
@@ -67,4 +72,17 @@ export function CheckpointDetails(props: {
       ) : null}
     </div>
   );
+}
+
+function verification(
+  verified: IVerification | null,
+  trans: TranslationBundle
+): string {
+  if (!verified) {
+    return trans.__('not read again yet');
+  }
+  const when = new Date(verified.at).toLocaleString();
+  return verified.ok
+    ? trans.__('%1, all of it is there', when)
+    : trans.__('%1, damaged: %2', when, verified.problems.join(' '));
 }

@@ -10,9 +10,15 @@ import type {
   IProblem,
   IProgress
 } from '../tokens';
-import { clockText, sizeText, stateExplanation, stateLabel } from '../wording';
-import type { IPoint, RowAction } from './history';
+import {
+  clockText,
+  freshestMoment,
+  sizeText,
+  stateLabel,
+  triggerText
+} from '../wording';
 import { History } from './history';
+import type { IPoint, RowAction } from './historyRow';
 import { ProblemDetails } from './problem';
 
 /** What the panel's buttons do. */
@@ -27,6 +33,9 @@ export interface IPanelActions {
   startFresh: () => void;
   chooseKernel: () => void;
   retry: () => void;
+  cancel: () => void;
+  importArchive: () => void;
+  open: (notebook: string) => void;
   onRow: (action: RowAction, checkpoint: ICheckpoint, at: IPoint) => void;
 }
 
@@ -43,6 +52,7 @@ export function NotebookView(props: {
   const { state, settings, checkpoints, progress } = runtime;
   const icon = stateIcon(state);
   const problem = state === 'unavailable' ? serverProblem : runtime.problem;
+  const canImport = state !== 'unavailable';
   const canSave = state === 'on' || state === 'saved' || state === 'failed';
   return (
     <>
@@ -55,11 +65,17 @@ export function NotebookView(props: {
             <p>{meaning(runtime, now, trans)}</p>
           </div>
         </div>
-        {progress ? <ProgressBar progress={progress} trans={trans} /> : null}
         {problem && (state === 'failed' || state === 'unavailable') ? (
           <ProblemDetails problem={problem} trans={trans} />
         ) : null}
         <div className="jp-RuntimeCheckpoints-buttons">
+          {progress ? (
+            <ProgressBar
+              progress={progress}
+              trans={trans}
+              onCancel={actions.cancel}
+            />
+          ) : null}
           {state === 'off' ? (
             <Button onClick={actions.enable} accept>
               {trans.__('Switch On')}
@@ -93,19 +109,23 @@ export function NotebookView(props: {
               {trans.__('Look Again')}
             </Button>
           ) : null}
-          {checkpoints?.length ? (
+          {checkpoints?.length && !progress ? (
             <Button onClick={actions.remix}>{trans.__('Remix…')}</Button>
           ) : null}
         </div>
-        {settings.enabled ? (
+        {settings.enabled && state !== 'unavailable' ? (
           <div className="jp-RuntimeCheckpoints-settings">
-            <label>
+            <label
+              title={trans.__(
+                'Save the kernel before it is stopped, when it is idle, and on danger'
+              )}
+            >
               <input
                 type="checkbox"
                 checked={settings.autosave}
                 onChange={event => actions.setAutosave(event.target.checked)}
               />
-              {trans.__('Autosave before it stops')}
+              {trans.__('Autosave')}
             </label>
             <button
               type="button"
@@ -121,12 +141,13 @@ export function NotebookView(props: {
         <>
           <History
             checkpoints={checkpoints}
+            relatives={runtime.relatives}
             position={runtime.position}
             now={now}
             trans={trans}
             onAction={actions.onRow}
+            onOpen={actions.open}
           />
-          <footer>{summary(checkpoints, trans)}</footer>
         </>
       ) : settings.enabled && checkpoints ? (
         <p className="jp-RuntimeCheckpoints-empty">
@@ -135,7 +156,31 @@ export function NotebookView(props: {
           )}
         </p>
       ) : null}
+      {canImport ? (
+        <footer>
+          <span>{checkpoints?.length ? summary(checkpoints, trans) : ''}</span>
+          <ImportButton trans={trans} onClick={actions.importArchive} />
+        </footer>
+      ) : null}
     </>
+  );
+}
+
+/** Brings a saved kernel from elsewhere; a part of the panel's foot. */
+export function ImportButton(props: {
+  trans: TranslationBundle;
+  onClick: () => void;
+}): JSX.Element {
+  const { trans } = props;
+  return (
+    <button
+      type="button"
+      className="jp-RuntimeCheckpoints-link"
+      title={trans.__('Make a notebook of an archive that was exported')}
+      onClick={props.onClick}
+    >
+      {trans.__('Import…')}
+    </button>
   );
 }
 
@@ -160,24 +205,37 @@ function Button(props: {
 function ProgressBar(props: {
   progress: IProgress;
   trans: TranslationBundle;
+  onCancel: () => void;
 }): JSX.Element {
   const { progress, trans } = props;
-  const { done, total, kind } = progress;
+  const { done, total, kind, operation } = progress;
   const label =
     kind === 'saving'
       ? trans.__('Saving the kernel')
       : trans.__('Resuming the kernel');
   return (
-    <div className="jp-RuntimeCheckpoints-progress">
+    <div className="jp-RuntimeCheckpoints-progress" role="group">
       <progress
         aria-label={label}
         {...(total > 0 ? { value: done, max: total } : {})}
       />
-      <span>
-        {total > 0
-          ? trans.__('%1 of %2', sizeText(done), sizeText(total))
-          : label}
+      <span
+        title={
+          total > 0
+            ? trans.__('%1 of %2', sizeText(done), sizeText(total))
+            : label
+        }
+      >
+        {total > 0 ? `${Math.floor((100 * done) / total)} %` : ''}
       </span>
+      <button
+        type="button"
+        className="jp-RuntimeCheckpoints-link"
+        disabled={!operation}
+        onClick={props.onCancel}
+      >
+        {trans.__('Cancel')}
+      </button>
     </div>
   );
 }
@@ -188,28 +246,31 @@ function meaning(
   now: number,
   trans: TranslationBundle
 ): string {
+  const { newest } = runtime;
   switch (runtime.state) {
     case 'off':
       return trans.__(
         'Switch runtime checkpoints on to save this notebook’s kernel, whole, and to continue from there later.'
       );
     case 'on':
-      return trans.__('Nothing is saved yet.');
+      return trans.__('Save to come back to it later.');
+    case 'saving':
+      return trans.__('The kernel goes on running.');
+    case 'resuming':
+      return trans.__('Cells wait until it is there.');
     case 'asleep':
-      return trans.__(
-        'Run any cell to wake the kernel, as it was saved at %1.',
-        runtime.newest ? clockText(runtime.newest.created, now) : ''
-      );
+      return trans.__('Run any cell to wake it.');
+    case 'saved':
+      return newest
+        ? `${clockText(freshestMoment(newest), now)} · ${triggerText(newest.trigger, trans)}`
+        : '';
     case 'failed':
     case 'unavailable':
-    case 'saved':
       return '';
     case 'unsupported':
       return trans.__(
         'Only kernels in a container of their own can be saved, such as “Python 3 (checkpoints)”.'
       );
-    default:
-      return stateExplanation(runtime, now, trans);
   }
 }
 
@@ -217,8 +278,10 @@ function summary(
   checkpoints: readonly ICheckpoint[],
   trans: TranslationBundle
 ): string {
+  const own = checkpoints.reduce((sum, c) => sum + c.held - c.shared, 0);
+  // What they share is there once, and as much as any of them shares.
   const bytes = checkpoints.reduce(
-    (sum, c) => sum + (c.held ?? c.memory_size + c.files_size),
+    (most, { shared }) => Math.max(most, own + shared),
     0
   );
   return trans._n(

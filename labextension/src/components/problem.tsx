@@ -14,7 +14,7 @@ export function ProblemDetails(props: {
   return (
     <div className="jp-RuntimeCheckpoints-problem">
       <p>{problem.message}</p>
-      {problem.reason ? <p>{problem.reason}</p> : null}
+      {problem.reason ? <p>{sentence(problem.reason)}</p> : null}
       {problem.hint ? (
         <p>
           <strong>{trans.__('What to do')}</strong> {problem.hint}
@@ -36,4 +36,9 @@ export function ProblemDetails(props: {
       ) : null}
     </div>
   );
+}
+
+/** Reasons are parts of a sentence where they come from. */
+function sentence(text: string): string {
+  return text.charAt(0).toUpperCase() + text.slice(1);
 }

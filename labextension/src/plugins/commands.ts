@@ -39,6 +39,8 @@ export const commandsPlugin: JupyterFrontEndPlugin<void> = {
       CommandIDs.wake,
       CommandIDs.startFresh,
       CommandIDs.remix,
+      CommandIDs.cancel,
+      CommandIDs.importArchive,
       CommandIDs.toggle,
       CommandIDs.toggleAutosave,
       CommandIDs.openPanel

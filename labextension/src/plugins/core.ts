@@ -3,6 +3,8 @@ import type {
   JupyterFrontEndPlugin
 } from '@jupyterlab/application';
 import { Notification } from '@jupyterlab/apputils';
+import { PathExt } from '@jupyterlab/coreutils';
+import { IDefaultFileBrowser } from '@jupyterlab/filebrowser';
 import { INotebookTracker } from '@jupyterlab/notebook';
 import { ISettingRegistry } from '@jupyterlab/settingregistry';
 import { ITranslator, nullTranslator } from '@jupyterlab/translation';
@@ -26,21 +28,23 @@ export const corePlugin: JupyterFrontEndPlugin<IWorkbench> = {
     'Follows the runtime checkpoints of open notebooks, and holds the settings.',
   autoStart: true,
   requires: [INotebookTracker],
-  optional: [ITranslator, ISettingRegistry],
+  optional: [ITranslator, ISettingRegistry, IDefaultFileBrowser],
   provides: IWorkbench,
   activate: (
     app: JupyterFrontEnd,
     tracker: INotebookTracker,
     translator: ITranslator | null,
-    settingRegistry: ISettingRegistry | null
+    settingRegistry: ISettingRegistry | null,
+    fileBrowser: IDefaultFileBrowser | null
   ): IWorkbench => {
     const trans = (translator ?? nullTranslator).load(
       'jupyter_runtime_checkpoints'
     );
     const model = new RuntimeCheckpoints({
-      api: new CheckpointsApi(app.serviceManager.serverSettings),
+      api: new CheckpointsApi(app.serviceManager.serverSettings, trans),
       services: app.serviceManager,
-      tracker
+      tracker,
+      trans
     });
     const preferences: IPreferences = {
       confirmResume: true,
@@ -53,6 +57,10 @@ export const corePlugin: JupyterFrontEndPlugin<IWorkbench> = {
       open: async path => {
         await app.commands.execute('docmanager:open', { path });
       },
+      folder: () =>
+        fileBrowser?.model.path ??
+        PathExt.dirname(tracker.currentWidget?.context.path ?? ''),
+      contents: app.serviceManager.contents,
       selectKernel: async () => {
         await app.commands.execute('notebook:change-kernel');
       },
@@ -70,7 +78,8 @@ export const corePlugin: JupyterFrontEndPlugin<IWorkbench> = {
             'Runtime checkpoints: this page is of version %1, the server of %2. Restart the server and reload the page.',
             VERSION,
             server
-          )
+          ),
+          { autoClose: false }
         );
       }
     });

@@ -27,8 +27,10 @@ export const noticesPlugin: JupyterFrontEndPlugin<void> = {
             callback: () => {
               void findings(model, event.checkpoint).then(found =>
                 actions.showProblem(trans.__('Runtime Checkpoints'), {
-                  message: event.message || text,
-                  reason: event.reason,
+                  message: text,
+                  reason: [event.message, event.reason]
+                    .filter(part => part)
+                    .join(' '),
                   hint: event.hint,
                   findings: found
                 })

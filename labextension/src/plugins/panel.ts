@@ -7,7 +7,7 @@ import { ILayoutRestorer } from '@jupyterlab/application';
 import { Menu } from '@lumino/widgets';
 
 import { CommandIDs } from '../commands';
-import type { IPoint } from '../components/history';
+import type { IPoint } from '../components/historyRow';
 import type { ICheckpoint } from '../tokens';
 import { CheckpointPanel } from '../widgets/panel';
 import { IWorkbench } from '../workbench';
@@ -36,6 +36,7 @@ export const panelPlugin: JupyterFrontEndPlugin<void> = {
       menu.addItem({ command: CommandIDs.rename, args });
       menu.addItem({ command: CommandIDs.pin, args });
       menu.addItem({ command: CommandIDs.inspect, args });
+      menu.addItem({ command: CommandIDs.verify, args });
       menu.addItem({ command: CommandIDs.download, args });
       menu.addItem({ type: 'separator' });
       menu.addItem({ command: CommandIDs.remove, args });

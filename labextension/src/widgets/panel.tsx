@@ -5,8 +5,9 @@ import * as React from 'react';
 
 import type { Actions } from '../actions';
 import type { Clock } from '../clock';
-import type { IPoint } from '../components/history';
-import { NotebookView } from '../components/notebookView';
+import type { IPoint } from '../components/historyRow';
+import { ImportButton, NotebookView } from '../components/notebookView';
+import { ProblemDetails } from '../components/problem';
 import { checkpointIcon } from '../icons';
 import type { RuntimeCheckpoints } from '../model';
 import type { NotebookRuntime } from '../notebookRuntime';
@@ -26,26 +27,40 @@ export class CheckpointPanel extends ReactWidget {
   }
 
   protected render(): JSX.Element {
-    const { model, trans } = this._options;
+    const { model } = this._options;
     return (
       <UseSignal signal={model.availabilityChanged}>
         {() => (
           <UseSignal signal={model.currentChanged}>
             {() => {
               const runtime = model.current;
-              return runtime ? (
-                this._view(runtime)
-              ) : (
-                <p className="jp-RuntimeCheckpoints-empty">
-                  {trans.__(
-                    'Open a notebook to see its runtime checkpoints here.'
-                  )}
-                </p>
-              );
+              return runtime ? this._view(runtime) : this._withoutNotebook();
             }}
           </UseSignal>
         )}
       </UseSignal>
+    );
+  }
+
+  private _withoutNotebook(): JSX.Element {
+    const { model, trans, actions } = this._options;
+    const { problem } = model;
+    return (
+      <div className="jp-RuntimeCheckpoints-empty">
+        {problem ? (
+          <ProblemDetails problem={problem} trans={trans} />
+        ) : (
+          <>
+            <p>
+              {trans.__('Open a notebook to see its runtime checkpoints here.')}
+            </p>
+            <ImportButton
+              trans={trans}
+              onClick={() => void actions.importArchive()}
+            />
+          </>
+        )}
+      </div>
     );
   }
 
@@ -74,6 +89,9 @@ export class CheckpointPanel extends ReactWidget {
                   startFresh: () => void actions.startFresh(runtime),
                   chooseKernel: () => void chooseKernel(),
                   retry: () => void model.check(),
+                  cancel: () => void actions.cancel(runtime),
+                  importArchive: () => void actions.importArchive(),
+                  open: notebook => void actions.open(notebook),
                   onRow: (action, checkpoint, at) => {
                     switch (action) {
                       case 'resume':

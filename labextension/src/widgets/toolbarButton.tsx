@@ -28,7 +28,7 @@ export class CheckpointButton extends ReactWidget {
         {() => (
           <UseSignal signal={runtime.changed}>
             {() => {
-              const label = stateLabel(runtime, clock.now, trans);
+              const label = stateLabel(runtime, clock.now, trans, true);
               const explanation = stateExplanation(runtime, clock.now, trans);
               return (
                 <div
