@@ -1,14 +1,30 @@
+import * as fs from 'fs';
 import * as path from 'path';
 
+import AxeBuilder from '@axe-core/playwright';
 import type { IJupyterLabPageFixture } from '@jupyterlab/galata';
-import { expect, test as base } from '@jupyterlab/galata';
-import type { Locator, TestInfo } from '@playwright/test';
+import { expect, galata, test as base } from '@jupyterlab/galata';
+import type { Locator, Page, TestInfo } from '@playwright/test';
 
 export { expect };
 
 /** The kernel that tests use, and one that goes to sleep two seconds after its last cell. */
 export const KERNEL = 'checkpoints-python3';
 export const SLEEPY = 'checkpoints-sleepy';
+
+/** The server's root directory, to change files behind a kernel's back. */
+export const ROOT = process.env.JUPYTER_ROOT ?? '';
+
+/** What of the page is ours; axe looks at what of it is there. Menus are JupyterLab's. */
+const OURS = [
+  '#jp-runtime-checkpoints',
+  '.jp-RuntimeCheckpoints-split',
+  '.jp-RuntimeCheckpoints-status',
+  '.jp-Dialog-body'
+];
+
+/** The folder that notebooks are in; it is seen in the pictures. */
+const FOLDER = 'analysis';
 
 // Sessions and kernels are the server's, not Galata's idea of them: they are what is tested.
 export const test = base.extend<{ kernelsEnd: void }>({
@@ -23,6 +39,13 @@ export const test = base.extend<{ kernelsEnd: void }>({
     },
     { auto: true }
   ],
+  tmpPath: async ({ request }, use) => {
+    const contents = galata.newContentsHelper(request);
+    await contents.deleteDirectory(FOLDER);
+    await contents.createDirectory(FOLDER);
+    await use(FOLDER);
+    await contents.deleteDirectory(FOLDER);
+  },
   kernels: null as never,
   sessions: null as never,
   // Tests also open pages that show something else than the launcher.
@@ -103,9 +126,9 @@ export async function kernelIs(
   page: IJupyterLabPageFixture,
   status: string
 ): Promise<void> {
-  await expect(
-    front(page).locator('.jp-Notebook-ExecutionIndicator')
-  ).toHaveAttribute('data-status', status);
+  await expect(page.locator('#jp-main-statusbar')).toContainText(
+    new RegExp(`\\| ${status}`, 'i')
+  );
 }
 
 /** Run one cell; returns when its output says so. */
@@ -144,19 +167,49 @@ export async function panel(page: IJupyterLabPageFixture): Promise<Locator> {
   return found;
 }
 
-/** The lines of the panel's history. */
+/** The checkpoints in the panel's history. */
 export function rows(page: IJupyterLabPageFixture): Locator {
-  return page.locator('#jp-runtime-checkpoints [role="treeitem"]');
+  return page.locator('#jp-runtime-checkpoints [data-checkpoint]');
 }
 
-/** Keep a picture. */
-export async function picture(
-  page: IJupyterLabPageFixture,
+/** The line of another notebook in the panel's history. */
+export function relative(page: IJupyterLabPageFixture, name: string): Locator {
+  return page.locator(`#jp-runtime-checkpoints [data-notebook$="/${name}"]`);
+}
+
+/** A notification that is shown. */
+export function notice(page: Page, text: string): Locator {
+  return page.locator('.Toastify__toast', { hasText: text });
+}
+
+/** Forbid actions on runtime checkpoints: `read`, `write`, `execute`; allow all others. */
+export function forbid(...actions: string[]): void {
+  fs.writeFileSync(process.env.FORBIDDEN ?? '', actions.join(' '));
+}
+
+/** Save a picture of the page as it is now, and find nothing there that keeps anybody out. */
+export async function shown(
+  page: Page,
   name: string,
   info: TestInfo
 ): Promise<void> {
   const file = `${name}.png`;
   await page.screenshot({
+    animations: 'disabled',
     path: PICTURES ? path.join(PICTURES, file) : info.outputPath(file)
   });
+  const builder = new AxeBuilder({ page });
+  for (const part of OURS) {
+    if (await page.locator(part).filter({ visible: true }).count()) {
+      builder.include(part);
+    }
+  }
+  const { violations } = await builder.analyze();
+  const serious = violations.filter(({ impact }) =>
+    ['serious', 'critical'].includes(impact ?? '')
+  );
+  expect(
+    serious.map(({ id, nodes }) => `${id}: ${nodes.map(n => n.html).join()}`),
+    `accessibility of ${name}`
+  ).toEqual([]);
 }

@@ -2,24 +2,22 @@ import * as fs from 'fs';
 import * as path from 'path';
 
 import {
-  KERNEL,
+  ROOT,
   SLEEPY,
   button,
   expect,
   front,
   kernelIs,
+  notice,
   open,
   panel,
-  picture,
+  relative,
   rows,
   run,
+  shown,
   stateIs,
-  test,
-  write
+  test
 } from './fixtures';
-
-/** The server's root directory, to change files behind a kernel's back. */
-const ROOT = process.env.JUPYTER_ROOT ?? '';
 
 test('is switched on by the toolbar', async ({ page, tmpPath }, info) => {
   await open(page, `${tmpPath}/first.ipynb`, {
@@ -38,7 +36,7 @@ test('is switched on by the toolbar', async ({ page, tmpPath }, info) => {
     enabled: true,
     autosave: true
   });
-  await picture(page, 'switched-on', info);
+  await shown(page, 'switched-on', info);
 });
 
 test('goes back to an older state, and stays connected', async ({
@@ -62,13 +60,13 @@ test('goes back to an older state, and stays connected', async ({
   await rows(page).nth(1).dblclick();
   const dialog = page.locator('.jp-Dialog');
   await expect(dialog).toContainText('unless you save it first');
-  await picture(page, 'resume-confirm', info);
+  await shown(page, 'resume-confirm', info);
   await dialog.getByRole('button', { name: 'Resume', exact: true }).click();
   await expect(rows(page).nth(1)).toHaveAttribute('aria-current', 'true');
   // What ran after that state is marked, until it is run again.
   const outdated = front(page).locator('.jp-RuntimeCheckpoints-outdated');
   await expect(outdated).toHaveCount(2);
-  await picture(page, 'resumed', info);
+  await shown(page, 'resumed', info);
   await run(page, 2, '1');
   await expect(outdated).toHaveCount(1);
 
@@ -78,7 +76,7 @@ test('goes back to an older state, and stays connected', async ({
   await expect(page.locator('.jp-RuntimeCheckpoints-row path')).not.toHaveCount(
     0
   );
-  await picture(page, 'branches', info);
+  await shown(page, 'branches', info);
 });
 
 test('saves first if asked to', async ({ page, tmpPath }) => {
@@ -116,7 +114,7 @@ test('sleeps, and wakes when a cell is run', async ({
   await stateIs(page, 'asleep');
   await panel(page);
   await expect(rows(page)).toHaveCount(1);
-  await picture(page, 'asleep', info);
+  await shown(page, 'asleep', info);
   // Two cells, run at once: the second comes while the kernel is being resumed.
   const cells = front(page).locator('.jp-Cell');
   await cells.nth(1).locator('.cm-content').click();
@@ -127,6 +125,52 @@ test('sleeps, and wakes when a cell is run', async ({
   await expect(button(page)).not.toHaveAttribute('data-state', 'resuming');
   const kernels = await page.request.get('/api/kernels');
   expect(await kernels.json()).toHaveLength(1);
+});
+
+test('starts fresh where that is asked for, and keeps what was saved', async ({
+  page,
+  tmpPath
+}) => {
+  await open(page, `${tmpPath}/fresh.ipynb`, {
+    cells: ['x = 41; print("set")', 'print("x" in globals())', 'print(x)'],
+    kernel: SLEEPY
+  });
+  await run(page, 0, 'set');
+  await stateIs(page, 'asleep');
+  const found = await panel(page);
+  await found.getByRole('button', { name: 'Start Fresh' }).click();
+  await stateIs(page, 'saved');
+  await run(page, 1, 'False');
+  await rows(page).last().dblclick();
+  await page
+    .locator('.jp-Dialog')
+    .getByRole('button', { name: 'Resume', exact: true })
+    .click();
+  await expect(notice(page, 'is back')).toBeVisible();
+  await run(page, 2, '41');
+});
+
+test('cancels a save, and the kernel goes on', async ({
+  page,
+  tmpPath
+}, info) => {
+  await open(page, `${tmpPath}/large.ipynb`, {
+    cells: [
+      'x = __import__("os").urandom(2**30); print("set")',
+      'print(len(x))'
+    ]
+  });
+  await run(page, 0, 'set');
+  const found = await panel(page);
+  await button(page).click();
+  await stateIs(page, 'saving');
+  const cancel = found.getByRole('button', { name: 'Cancel' });
+  await expect(cancel).toBeEnabled();
+  await shown(page, 'saving', info);
+  await cancel.click();
+  await stateIs(page, 'on');
+  await expect(rows(page)).toHaveCount(0);
+  await run(page, 1, '1073741824');
 });
 
 test('lists sleeping kernels among the running ones', async ({
@@ -143,7 +187,7 @@ test('lists sleeping kernels among the running ones', async ({
   await page.sidebar.openTab('jp-running-sessions');
   const item = page.locator(`.jp-RunningSessions-item[data-context="${name}"]`);
   await expect(item).toContainText('listed.ipynb');
-  await picture(page, 'sleeping-kernels', info);
+  await shown(page, 'sleeping-kernels', info);
   await item.hover();
   await item.getByTitle('Delete Its Checkpoints').click();
   await page
@@ -151,45 +195,6 @@ test('lists sleeping kernels among the running ones', async ({
     .getByRole('button', { name: 'Delete' })
     .click();
   await expect(item).toHaveCount(0);
-});
-
-test('says why a kernel started fresh', async ({ page, tmpPath }, info) => {
-  const data = path.join(ROOT, tmpPath, 'data.txt');
-  fs.writeFileSync(data, 'as it was\n');
-  await open(page, `${tmpPath}/blocked.ipynb`, {
-    cells: [
-      'file = open("data.txt"); print(file.readline(), end="")',
-      'print("file" in globals())'
-    ],
-    kernel: SLEEPY
-  });
-  await run(page, 0, 'as it was');
-  await stateIs(page, 'asleep');
-  fs.writeFileSync(data, 'somebody has written something else\n');
-  await run(page, 1, 'False');
-  const notice = page.locator('.Toastify__toast');
-  await expect(notice).toContainText('started fresh');
-  await notice.getByRole('button', { name: 'Details' }).click();
-  const dialog = page.locator('.jp-Dialog');
-  await expect(dialog).toContainText('Prevents it');
-  await expect(dialog).toContainText('data.txt');
-  await picture(page, 'blocked', info);
-});
-
-test('explains a kernel that cannot be saved', async ({
-  page,
-  tmpPath
-}, info) => {
-  await open(page, `${tmpPath}/plain.ipynb`, {
-    cells: ['x = 1'],
-    kernel: 'python3'
-  });
-  await stateIs(page, 'unsupported');
-  await button(page).click();
-  await expect(page.locator('.jp-Dialog')).toContainText(
-    'Python 3 (checkpoints)'
-  );
-  await picture(page, 'unsupported', info);
 });
 
 test('remixes: both go on, and diverge', async ({ page, tmpPath }, info) => {
@@ -201,7 +206,7 @@ test('remixes: both go on, and diverge', async ({ page, tmpPath }, info) => {
   await stateIs(page, 'saved');
   await panel(page);
   await page.click('text="Remix…"');
-  await picture(page, 'remix-name', info);
+  await shown(page, 'remix-name', info);
   await page.keyboard.press('Enter');
   await expect(front(page)).toHaveCount(1);
   await expect(
@@ -211,9 +216,23 @@ test('remixes: both go on, and diverge', async ({ page, tmpPath }, info) => {
   ).toBeVisible();
   await run(page, 1, '42');
   await run(page, 2, '142');
-  await picture(page, 'remixed', info);
-  await page.notebook.activate('original.ipynb');
+  await shown(page, 'remixed', info);
+  // Each of the two has a line in the other's history.
+  await expect(relative(page, 'original.ipynb')).toContainText('The original');
+  await relative(page, 'original.ipynb')
+    .getByRole('button', { name: 'Open' })
+    .click();
+  await expect(front(page)).toHaveCount(1);
   await run(page, 1, '42');
+  await expect(relative(page, 'original-remix.ipynb')).toContainText('Remix');
+  await shown(page, 'remix-branch', info);
+  await relative(page, 'original-remix.ipynb').focus();
+  await page.keyboard.press('Enter');
+  await expect(
+    page.locator('.jp-mod-current .lm-TabBar-tabLabel', {
+      hasText: 'original-remix.ipynb'
+    })
+  ).toBeVisible();
 });
 
 test('goes on in a duplicate of the file', async ({ page, tmpPath }) => {
@@ -237,92 +256,4 @@ test('goes on in a duplicate of the file', async ({ page, tmpPath }) => {
   await run(page, 1, '42');
   await page.notebook.activate('kept.ipynb');
   await run(page, 1, '42');
-});
-
-test('deletes, and undoes that', async ({ page, tmpPath }, info) => {
-  await open(page, `${tmpPath}/deleted.ipynb`, { cells: ['x = 1'] });
-  await button(page).click();
-  await panel(page);
-  await expect(rows(page)).toHaveCount(1);
-  await rows(page).first().focus();
-  await page.keyboard.press('Delete');
-  await expect(rows(page)).toHaveCount(0);
-  await picture(page, 'deleted', info);
-  await page.getByRole('button', { name: 'Undo' }).click();
-  await expect(rows(page)).toHaveCount(1);
-
-  const id = await rows(page).first().getAttribute('data-checkpoint');
-  await page.keyboard.press('Escape');
-  const gone = page.waitForResponse(
-    response =>
-      response.request().method() === 'DELETE' &&
-      response.url().includes(`/checkpoints/${id}`)
-  );
-  await rows(page).first().focus();
-  await page.keyboard.press('Delete');
-  expect((await gone).status()).toBe(204);
-});
-
-test('tells what is inside, and exports it', async ({
-  page,
-  tmpPath
-}, info) => {
-  await open(page, `${tmpPath}/exported.ipynb`, { cells: ['x = 1'] });
-  await button(page).click();
-  await panel(page);
-  await expect(rows(page)).toHaveCount(1);
-  await rows(page).first().click({ button: 'right' });
-  await page.click('.lm-Menu-itemLabel:text("What Is Inside")');
-  await expect(page.locator('.jp-Dialog')).toContainText(
-    'It can be resumed here.'
-  );
-  await picture(page, 'inside', info);
-  await page.keyboard.press('Escape');
-
-  const download = page.waitForEvent('download');
-  await rows(page).first().click({ button: 'right' });
-  await page.click('.lm-Menu-itemLabel:text("Export")');
-  const archive = await (await download).path();
-  expect(fs.statSync(archive).size).toBeGreaterThan(1_000_000);
-});
-
-test('says what to do where there is no agent', async ({
-  page,
-  tmpPath
-}, info) => {
-  await page.goto(`${process.env.LONELY_URL}/lab`);
-  await page.notebook.createNew();
-  // Its kernel did not start; that much JupyterLab says itself.
-  await page.locator('.jp-Dialog-footer button').first().click();
-  await expect(button(page)).toHaveAttribute('data-state', 'unavailable');
-  await panel(page);
-  await expect(page.locator('#jp-runtime-checkpoints')).toContainText(
-    'What to do'
-  );
-  await picture(page, 'no-agent', info);
-});
-
-test('is offered by ?checkpoints=1', async ({ page, tmpPath }, info) => {
-  const name = `${tmpPath}/offered.ipynb`;
-  await open(page, name, { cells: ['x = 1'], settings: null });
-  await page.goto(`tree/${name}?checkpoints=1`);
-  const offer = page.locator('.Toastify__toast', { hasText: 'offered.ipynb' });
-  await picture(page, 'offered', info);
-  await offer.getByRole('button', { name: 'Switch On' }).click();
-  await stateIs(page, 'saved');
-});
-
-test('shows its form beside a notebook', async ({ page, tmpPath }, info) => {
-  await open(page, `${tmpPath}/form.ipynb`, {
-    cells: ['x = 1'],
-    kernel: KERNEL,
-    settings: null
-  });
-  await page.sidebar.open('right');
-  await page.sidebar.openTab('jp-property-inspector');
-  const section = page.locator('.jp-NotebookTools-tool, .jp-Collapse', {
-    hasText: 'Runtime Checkpoints'
-  });
-  await section.last().click();
-  await picture(page, 'form', info);
 });
