@@ -93,7 +93,8 @@ def reachable_python() -> Iterator[tuple[str, dict[str, str]]]:
     root = Path(tempfile.mkdtemp(prefix="jupyter-checkpoints-python-"))
     root.chmod(0o755)
     packages = next(p for p in sys.path if p.endswith("site-packages"))
-    shown = {"python": sys.base_prefix, "packages": packages, "repository": str(_REPOSITORY)}
+    inside = Path(packages).relative_to(sys.prefix)
+    shown = {"python": sys.base_prefix, "venv": sys.prefix, "repository": str(_REPOSITORY)}
     try:
         for name, source in shown.items():
             (root / name).mkdir(mode=0o755)
@@ -101,7 +102,9 @@ def reachable_python() -> Iterator[tuple[str, dict[str, str]]]:
         yield (
             f"{root}/python/bin/python3",
             {
-                "PYTHONPATH": f"{root}/repository:{root}/packages",
+                "PYTHONPATH": f"{root}/repository:{root}/venv/{inside}",
+                "JUPYTER_CONFIG_PATH": f"{root}/venv/etc/jupyter",
+                "JUPYTER_PATH": f"{root}/venv/share/jupyter",
                 "PYTHONDONTWRITEBYTECODE": "1",
                 # An interpreter that is linked dynamically looks where it was built for.
                 "LD_LIBRARY_PATH": f"{root}/python/lib",

@@ -26,6 +26,8 @@ from tornado.websocket import WebSocketClientConnection, websocket_connect
 
 from jupyter_checkpoints.layout import SOCKET_ENV
 
+from ..users import User
+
 PYTHON = "checkpoints-python3"
 #: Seconds for anything a test waits for; generous, because machines that test are busy.
 PATIENCE = 90.0
@@ -33,17 +35,23 @@ _V1 = "v1.kernel.websocket.jupyter.org"
 
 
 class Server:
-    """One user's server: directories that stay, processes that come and go."""
+    """One user's server: directories that stay, processes that come and go.
 
-    def __init__(self, home: Path, prefix: Path, agent_socket: Path) -> None:
+    Its processes are ``user``'s, or root's.
+    """
+
+    def __init__(
+        self, home: Path, prefix: Path, agent_socket: Path, user: User | None = None
+    ) -> None:
         self.home = home
+        self.user = user
         self.root = home / "notebooks"
-        self.root.mkdir()
+        self._make(self.root)
         self.log = home / "server.log"
         self.token = secrets.token_hex(16)
         self.process: subprocess.Popen[bytes] | None = None
         self.environment = {
-            **os.environ,
+            **(os.environ if user is None else user.environment),
             SOCKET_ENV: str(agent_socket),
             "JUPYTER_PATH": str(prefix / "share" / "jupyter"),
             "JUPYTER_DATA_DIR": str(home / "data"),
@@ -51,7 +59,7 @@ class Server:
             "JUPYTER_CONFIG_DIR": str(home / "config"),
             "IPYTHONDIR": str(home / "ipython"),
         }
-        (home / "config").mkdir()
+        self._make(home / "config")
 
     @property
     def data(self) -> Path:
@@ -63,28 +71,34 @@ class Server:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
         command = [
-            *(sys.executable, "-m", "jupyter_server", "--allow-root", "--no-browser"),
+            *(self.user.python if self.user else sys.executable, "-m", "jupyter_server"),
+            *(["--no-browser"] if self.user else ["--no-browser", "--allow-root"]),
             *(f"--port={port}", "--ServerApp.port_retries=0"),
             *(f"--IdentityProvider.token={self.token}", f"--ServerApp.root_dir={self.root}"),
             *options,
         ]
         with self.log.open("ab") as output:
-            self.process = subprocess.Popen(  # noqa: ASYNC220  (it takes a millisecond)
-                command,
-                cwd=self.root,
-                env={**self.environment, **(env or {})},
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=output,
+            child: dict[str, Any] = {
+                "cwd": self.root,
+                "env": {**self.environment, **(env or {})},
+                "stdin": subprocess.DEVNULL,
+                "stdout": output,
+                "stderr": output,
+            }
+            process = (
+                subprocess.Popen(command, **child)  # noqa: ASYNC220  (a millisecond)
+                if self.user is None
+                else self.user.popen(*command, **child)
             )
-        jupyter = Jupyter(self, port)
+        self.process = process
+        jupyter = Jupyter(f"127.0.0.1:{port}", self.token, self)
         with anyio.fail_after(PATIENCE):
             while True:
                 try:
                     await jupyter.get("/api")
                     return jupyter
                 except httpx.ConnectError:
-                    assert self.process.poll() is None, self.log.read_text()
+                    assert process.poll() is None, self.log.read_text()
                     await anyio.sleep(0.05)
 
     async def stop(self, signum: int = signal.SIGTERM) -> str:
@@ -101,6 +115,14 @@ class Server:
             self.process.kill()
             self.process.wait()
             self.process = None
+
+    def _make(self, directory: Path) -> None:
+        directory.mkdir()
+        self._give(directory)
+
+    def _give(self, path: Path) -> None:
+        if self.user is not None:
+            os.chown(path, self.user.uid, self.user.gid)
 
     # -- files --------------------------------------------------------------------------------
 
@@ -119,6 +141,7 @@ class Server:
         path = self.root / name
         path.parent.mkdir(parents=True, exist_ok=True)
         nbformat.write(made, path)  # type: ignore[no-untyped-call]
+        self._give(path)
         return name
 
     def metadata(self, name: str) -> dict[str, Any]:
@@ -137,10 +160,17 @@ class Server:
 class Jupyter:
     """One process of a server."""
 
-    def __init__(self, server: Server, port: int) -> None:
-        self.server = server
-        self.address = f"127.0.0.1:{port}"
-        self.token = server.token
+    def __init__(self, address: str, token: str, server: Server | None = None) -> None:
+        """``address``: with a port, and a path if it is not at the root of it."""
+        self._server = server
+        self.address = address
+        self.token = token
+
+    @property
+    def server(self) -> Server:
+        """Whose process it is."""
+        assert self._server is not None
+        return self._server
 
     async def request(
         self, method: str, path: str, body: Any = None, token: str | None = None
