@@ -69,6 +69,10 @@ class Layout:
         """Archives while they arrive; emptied at the agent's start."""
         return self.data_dir / "incoming"
 
+    def touched(self, checkpoint_id: str) -> Path:
+        """What the resumes of a checkpoint touched first, so that it comes first next time."""
+        return self.data_dir / "touched" / checkpoint_id
+
     @property
     def socket(self) -> Path:
         return self.run_dir / "agent.sock"

@@ -203,6 +203,8 @@ class KernelModel(Struct, frozen=True, kw_only=True):
     checkpoint: str = ""
     """The checkpoint it was last resumed from, or saved to and stopped at; empty if neither."""
     exit_code: int | None = None
+    reason: str = ""
+    """Why it was ended, if it was because it could not go on; empty if it ended by itself."""
     pid: int | None = None
     mounts: list[Mount] = []
     limits: Limits = Limits()

@@ -124,6 +124,12 @@ class AgentApp(JupyterApp):
         help="Seconds that a save or resume may take, besides a second for every 20 MB of memory; "
         "then it is ended. It is there for what would never end, not for what is slow.",
     ).tag(config=True)
+    lazy_resume = Enum(
+        ["auto", "off"],
+        "auto",
+        help="Whether a resumed kernel goes on while its memory is still arriving; auto: where "
+        "the host can do that (it needs userfaultfd).",
+    ).tag(config=True)
     orphan_grace = Float(
         300.0,
         help="Seconds after which a kernel is ended whose client (a Jupyter server, say) has died.",
@@ -219,7 +225,16 @@ class AgentApp(JupyterApp):
         network = Network(paths.instance, self.subnet, self.outbound_nat)
         subids = SubordinateIds(paths.subordinate_ids, self.first_subordinate_id)
         engine = EmbeddedEngine(
-            paths, tools, images, pool, network, subids, seccomp, service.on_exit, self.criu_timeout
+            paths,
+            tools,
+            images,
+            pool,
+            network,
+            subids,
+            seccomp,
+            service.on_exit,
+            self.criu_timeout,
+            lazy_resume=self.lazy_resume == "auto",
         )
         try:
             await service.open(engine)

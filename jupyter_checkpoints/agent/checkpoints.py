@@ -45,6 +45,7 @@ from ..models import (
     Verification,
     VerifyReport,
 )
+from ..store.plain import PlainPages
 from ..store.store import Manifest, Notes, Progress, Store
 from ..store.tree import tree_digest
 from . import archive, criu, preflight
@@ -100,6 +101,10 @@ def _as_seen_by(caller: Caller, checkpoint: CheckpointModel) -> CheckpointModel:
     if caller.owns(checkpoint.uid) or not checkpoint.shares:
         return checkpoint
     return msgspec.structs.replace(checkpoint, shares=[])
+
+
+#: A kernel's memory is there soon after its resume: to delete its checkpoint may wait for that.
+_UNREAD_SECONDS = 3.0
 
 
 class CheckpointService:
@@ -373,7 +378,8 @@ class CheckpointService:
 
     async def delete(self, caller: Caller, checkpoint_id: str) -> None:
         await self.manifest(caller, checkpoint_id)
-        if self._reading[checkpoint_id]:
+        unread = await self.engine.unread(checkpoint_id, _UNREAD_SECONDS)
+        if self._reading[checkpoint_id] or not unread:
             raise Conflict(
                 f"Checkpoint {checkpoint_id} is being resumed.",
                 hint="Try again when that is done.",
@@ -422,6 +428,14 @@ class CheckpointService:
             problems=problems,
             bytes_read=report.bytes_read + size,
         )
+
+    def pages(self, checkpoint_id: str) -> str:
+        """Where a checkpoint's memory can be read while its kernel runs already. Blocking.
+
+        Empty if nothing of it can be verified before all of it was read: that takes as long.
+        """
+        pages = self.store.pages(checkpoint_id)
+        return "" if isinstance(pages, PlainPages) else msgspec.json.encode(pages).decode()
 
     async def require_intact(self, manifest: Manifest, operation: Operation) -> None:
         operation(Event(event="progress", stage="verify"))

@@ -144,6 +144,11 @@ def _first(errors: list[str]) -> str:
     return errors[0].strip() if errors else ""
 
 
+def lacks_userfaultfd(log: str) -> bool:
+    """Whether a restore failed only because pages may not come later in this container."""
+    return re.search(r"Error .*(uffd|userfaultfd)", log) is not None
+
+
 def configuration(
     *, ghost_limit: int, keep_connections: bool, action_script: Path | None = None
 ) -> str:

@@ -46,7 +46,7 @@ from ..models import (
 from ..store.store import MANIFEST_VERSION, Manifest
 from ..store.tree import tree_digest
 from .checkpoints import CheckpointService, Storing
-from .engines.engine import Adopted, ContainerSpec, Engine, Source
+from .engines.engine import Adopted, ContainerSpec, Engine, NotLazily, Source
 from .identity import OpenMount, identity_of
 from .images import Images
 from .operation import Operation, Operations
@@ -140,6 +140,7 @@ class KernelService:
             log.info("Took over kernel %s", kernel_id)
         elif record.state not in ("stopped", "exited"):
             record.exit_code = 1 if adopted is None else adopted.exit_code
+            record.reason = "" if adopted is None else adopted.reason
             await self._set(kernel, "exited")
 
     async def close(self) -> None:
@@ -150,12 +151,13 @@ class KernelService:
         await self.engine.close()
         await asyncio.to_thread(self.opener.close)
 
-    def on_exit(self, kernel_id: str, code: int) -> None:
-        """The engine's word that a container has ended by itself."""
+    def on_exit(self, kernel_id: str, code: int, reason: str) -> None:
+        """The engine's word that a container has ended by itself, or could not go on."""
         kernel = self._kernels.get(kernel_id)
         if kernel is not None and not kernel.removed:
             kernel.record.state = "exited"
             kernel.record.exit_code = code
+            kernel.record.reason = reason
             kernel.pid = None
             self._later(self._set(kernel, "exited"))
 
@@ -297,6 +299,9 @@ class KernelService:
                 keep_connections=keep,
                 hostname=manifest.hostname,
                 facts=manifest.facts,
+                pages=await asyncio.to_thread(self.checkpoints.pages, checkpoint.id)
+                if self.engine.lazy_resume
+                else "",
             )
             recorded = {m.target for m in checkpoint.mounts}
             spec = await self._spec(kernel, manifest.connection.key, mounts)
@@ -307,7 +312,12 @@ class KernelService:
                 spec = msgspec.structs.replace(
                     spec, mounts=[m for m in spec.mounts if m.target in recorded]
                 )
-            container = await self.engine.resume(spec, source, commit=operation.settle)
+            try:
+                container = await self.engine.resume(spec, source, commit=operation.settle)
+            except NotLazily as why:
+                log.info("All memory of kernel %s is brought at once: %s", spec.kernel_id, why)
+                eager = msgspec.structs.replace(source, pages="")
+                container = await self.engine.resume(spec, eager, commit=operation.settle)
             kernel.pid = container.pid
             record.checkpoint = record.parent = checkpoint.id
             # Its key may be another than that of the state it replaces.
@@ -422,6 +432,8 @@ class KernelService:
         mode = request.mode or kernel.record.request.mode
         memory = 0
         if mode == "process":
+            await self.engine.filled(kernel.record.request.kernel_id)
+            operation.check()
             memory = await self.engine.memory(kernel.record.request.kernel_id)
         # Page tables, sockets and pipes come on top of the pages.
         needed = memory + memory // 20 + 32 * 2**20
@@ -680,6 +692,7 @@ class KernelService:
         record.state = state
         if state in ("starting", "running", "resuming"):
             record.exit_code = None
+            record.reason = ""
         await asyncio.to_thread(self._write, record)
         async with kernel.changed:
             kernel.changed.notify_all()
@@ -719,6 +732,7 @@ class KernelService:
             runtime=record.request.runtime,
             checkpoint=record.checkpoint,
             exit_code=record.exit_code,
+            reason=record.reason,
             pid=kernel.pid,
             mounts=record.mounts,
             limits=record.limits,

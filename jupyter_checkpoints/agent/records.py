@@ -67,6 +67,8 @@ class Record(Struct, kw_only=True):
     parent: str = ""
     """The checkpoint that the next one descends from."""
     exit_code: int | None = None
+    reason: str = ""
+    """Why it was ended, if it was because it could not go on."""
 
 
 def now() -> str:

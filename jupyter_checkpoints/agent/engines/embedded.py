@@ -41,12 +41,24 @@ from .. import binds, criu, monitor, oci, process, timers, userns
 from ..cgroup import Cgroup
 from ..images import ImageStore
 from ..network import Link, Network
+from ..pager import pagers, userfaultfd
+from ..pager.job import Job, Outcome
+from ..pager.pagers import NoPager, Pager, Pagers
 from ..process import CommandFailed
 from ..rootfs import Pool, mount_mapped_overlay, mount_overlay, unmount_below
 from ..subids import SubordinateIds
 from ..tools import Tools
 from ..userns import IdMap
-from .engine import Adopted, Container, ContainerSpec, Engine, OnExit, Saved, Source
+from .engine import (
+    Adopted,
+    Container,
+    ContainerSpec,
+    Engine,
+    NotLazily,
+    OnExit,
+    Saved,
+    Source,
+)
 
 log = logging.getLogger(__name__)
 
@@ -90,6 +102,8 @@ class _State(Struct, kw_only=True):
     """Whether the host's side of its connections is the gateway of all kernels, as it is now."""
     subscribers: int = 0
     """How many clients were connected when the kernel was stopped."""
+    filled_from: str = ""
+    """The checkpoint that its memory is still arriving from."""
 
 
 class _Kernel:
@@ -108,6 +122,10 @@ class _Kernel:
         """Its first container's network is there already."""
         self.teardown: asyncio.Task[None] | None = None
         """Removes the container that has ended by itself."""
+        self.filling: asyncio.Task[None] | None = None
+        """Waits until all of its memory is there."""
+        self.reason = ""
+        """Why its container was ended, where that was not anybody's wish."""
 
 
 class _Held(Struct, frozen=True, kw_only=True):
@@ -172,9 +190,11 @@ class EmbeddedEngine(Engine):
         seccomp: dict[str, Any],
         on_exit: OnExit,
         criu_timeout: float,
+        lazy_resume: bool = True,
     ) -> None:
         super().__init__(on_exit)
         self.criu_timeout = criu_timeout
+        self.lazy_resume = lazy_resume and userfaultfd.available()
         self.layout = layout
         self.tools = tools
         self.images = images
@@ -187,6 +207,7 @@ class EmbeddedEngine(Engine):
         self._tasks: set[asyncio.Task[None]] = set()
         self._spare: subprocess.Popen[bytes] | None = None
         self._spare_lock = asyncio.Lock()
+        self._pagers = Pagers(layout.run_dir)
         self._boot_id = _boot_id()
 
     # -- names ---------------------------------------------------------------------------------
@@ -210,6 +231,10 @@ class EmbeddedEngine(Engine):
 
     def _operation(self, name: str) -> str:
         return f"{self.layout.instance}/{name}"
+
+    def _pager(self, name: str) -> str:
+        """The mark of a container's pager, which an agent's end does not end."""
+        return f"pager:{self.layout.instance}/{name}"
 
     def _link(self, kernel: _Kernel) -> Link:
         return self.network.link(kernel.state.index, kernel.state.generation)
@@ -273,6 +298,8 @@ class EmbeddedEngine(Engine):
             state.network = False
         elif await asyncio.to_thread(_still_there, state):
             self._watch(kernel)
+            if state.filled_from:
+                self._watch_filling(kernel)
             if stopped:
                 await self.stop(kernel.id)
                 return Adopted(container=None, exit_code=None)
@@ -286,9 +313,9 @@ class EmbeddedEngine(Engine):
                 container=Container(pid=state.pid, address=self._link(kernel).address),
                 exit_code=None,
             )
-        code = await asyncio.to_thread(self._exit_code, kernel)
+        code, reason = await asyncio.to_thread(self._end_of, kernel)
         await self._destroy(kernel.id, state.generation, keep_network=state.network)
-        return Adopted(container=None, exit_code=code)
+        return Adopted(container=None, exit_code=code, reason=reason)
 
     def _sweep(self, checkpoints: set[str]) -> None:
         """Remove layers, snapshots, mounts, runc states and cgroups that nothing owns."""
@@ -299,6 +326,9 @@ class EmbeddedEngine(Engine):
         for name in self.pool.list_snapshots() - checkpoints:
             self.pool.delete_snapshot(name)
             log.info("Removed a snapshot without a checkpoint: %s", name)
+        for path in self.layout.touched("x").parent.glob("*"):
+            if path.name not in checkpoints:
+                path.unlink()
         self._sweep_containers(running)
 
     def _sweep_containers(self, running: set[str]) -> None:
@@ -316,7 +346,9 @@ class EmbeddedEngine(Engine):
     async def close(self) -> None:
         for kernel in self._kernels.values():
             self._unwatch(kernel)
+            self._forget_filling(kernel)
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        await asyncio.to_thread(self._pagers.close)
         if self._spare is not None:
             await asyncio.to_thread(self._spare.communicate)
         await self.network.drop_spare()
@@ -376,6 +408,7 @@ class EmbeddedEngine(Engine):
         bundle = self._bundle(kernel.id, generation)
         link = self.network.link(kernel.state.index, generation)
         restores = source is not None and source.mode == "process"
+        pager: Pager | None = None
 
         parts = await asyncio.to_thread(self._parts, spec, bundle)
         activate = not restores and not kernel.state.network
@@ -402,12 +435,25 @@ class EmbeddedEngine(Engine):
                 await self.network.create(link, active=activate)
             kernel.link_ready = False
 
-        await _both(asyncio.to_thread(prepare), connect())
+        async def prepare_all() -> None:
+            nonlocal pager
+            await asyncio.to_thread(prepare)
+            if source is not None and restores and source.pages:
+                pager = await self._pagers.serve(self._job(name, bundle, source))
 
         timeout = _START_SECONDS
         if source is not None and restores:
             timeout = self._criu_timeout(await asyncio.to_thread(_tree_bytes, source.images))
-        held = await self._bring_up(spec, bundle, parts, source, timeout)
+        try:
+            await _both(prepare_all(), connect())
+            held = await self._bring_up(spec, bundle, parts, source, timeout)
+        except BaseException:
+            if pager is not None:
+                self._later(asyncio.to_thread(pager.reap))
+            raise
+        finally:
+            if pager is not None:
+                pager.leave()
         state = _State(
             index=kernel.state.index,
             generation=generation,
@@ -419,6 +465,7 @@ class EmbeddedEngine(Engine):
             boot_id=self._boot_id,
             iopub_port=spec.iopub_port,
             one_gateway=True,
+            filled_from=source.checkpoint_id if source is not None and pager is not None else "",
         )
         if restores and source is not None and source.hostname not in ("", spec.hostname):
             await self._rename_host(held.pid, spec.hostname)
@@ -428,11 +475,13 @@ class EmbeddedEngine(Engine):
         await asyncio.to_thread(self._write_new, kernel.id, state)
         expected = 0 if activate else await self._switch(kernel, spec, link, source)
         previous = kernel.state.generation
-        kernel.state, kernel.child = state, held.child
+        kernel.state, kernel.child, kernel.reason = state, held.child, ""
         self._later(self._replace_spare())
         if previous >= 0:
             self._later(self._destroy(kernel.id, previous))
         self._watch(kernel)
+        if pager is not None:
+            self._watch_filling(kernel, pager)
         if expected and not await self.network.open_gate(
             link, spec.iopub_port, expected, _GATE_SECONDS
         ):
@@ -472,6 +521,16 @@ class EmbeddedEngine(Engine):
         with self._namespaces.get(parts.ids) as namespace:
             mount_mapped_overlay(image, layer, parts.rootfs, namespace, parts.root)
 
+    def _job(self, name: str, bundle: Path, source: Source) -> Job:
+        return Job(
+            operation=self._pager(name),
+            bundle=str(bundle),
+            images=str(source.images),
+            pages=source.pages,
+            cgroup=self._cgroup(name).path,
+            touched=str(self.layout.touched(source.checkpoint_id)),
+        )
+
     def _runc_command(
         self, name: str, bundle: Path, parts: _Parts, source: Source | None
     ) -> list[str]:
@@ -485,7 +544,8 @@ class EmbeddedEngine(Engine):
             *(*command, "restore", "--detach", *self._files(bundle)),
             *("--image-path", str(self._images(bundle, parts, source))),
             *("--work-path", str(bundle / "work"), *_OWN_NETWORK[parts.ids is not None]),
-            *("--tcp-established", "--file-locks", name),
+            *("--tcp-established", "--file-locks", *(["--lazy-pages"] if source.pages else [])),
+            name,
         ]
 
     def _images(self, bundle: Path, parts: _Parts, source: Source) -> Path:
@@ -544,6 +604,45 @@ class EmbeddedEngine(Engine):
             return ready
         return await asyncio.to_thread(_start_monitor, self.layout.run_dir)
 
+    def _watch_filling(self, kernel: _Kernel, pager: Pager | None = None) -> None:
+        """Memory is arriving by a pager, this agent's or an earlier one's."""
+        kernel.filling = asyncio.create_task(self._memory_arrives(kernel, pager))
+
+    def _forget_filling(self, kernel: _Kernel) -> None:
+        if kernel.filling is not None:
+            kernel.filling.cancel()
+            kernel.filling = None
+
+    async def _memory_arrives(self, kernel: _Kernel, pager: Pager | None) -> None:
+        state = kernel.state
+        name = self._name(kernel.id, state.generation)
+        outcome = await pagers.ended(self._bundle(kernel.id, state.generation))
+        if pager is not None:
+            await asyncio.to_thread(pager.reap)
+        if outcome is None:
+            kernel.reason = "the processes that brought its memory were killed"
+            log.error("Kernel %s is ended: %s", kernel.id, kernel.reason)
+            await asyncio.to_thread(self._cgroup(name).kill)
+            return
+        state.filled_from = ""
+        await asyncio.to_thread(self._write_state, kernel.id, state)
+        kernel.filling = None
+
+    async def filled(self, kernel_id: str) -> None:
+        kernel = self._kernels.get(kernel_id)
+        if kernel is not None and kernel.filling is not None:
+            await asyncio.wait([kernel.filling])
+
+    async def unread(self, checkpoint_id: str, timeout: float) -> bool:
+        reading = [
+            kernel.filling
+            for kernel in self._kernels.values()
+            if kernel.filling is not None and kernel.state.filled_from == checkpoint_id
+        ]
+        if reading:
+            await asyncio.wait(reading, timeout=timeout)
+        return all(task.done() for task in reading)
+
     async def _replace_spare(self) -> None:
         # Not while the new kernel wants the processors for its own start.
         await asyncio.sleep(_SPARE_SECONDS)
@@ -554,6 +653,8 @@ class EmbeddedEngine(Engine):
             if self._spare is None:
                 self._spare = await asyncio.to_thread(_start_monitor, self.layout.run_dir)
             await self.network.keep_spare({k.state.index for k in self._kernels.values()})
+        if self.lazy_resume:
+            await self._pagers.keep_ready()
 
     async def _bring_up(
         self,
@@ -622,7 +723,9 @@ class EmbeddedEngine(Engine):
             return await self._launch(kernel, spec, generation, source, commit)
         except BaseException as error:
             work = self._bundle(kernel.id, generation) / "work"
-            explained = criu.explain(await asyncio.to_thread(_logs, work), str(error))
+            text = await asyncio.to_thread(_logs, work)
+            explained = criu.explain(text, str(error))
+            outcome = await asyncio.to_thread(Outcome.read, work.parent)
             if kernel.state.generation != generation:
                 await self._destroy(kernel.id, generation)
                 if kernel.state.generation < 0:
@@ -632,7 +735,13 @@ class EmbeddedEngine(Engine):
                 if kernel.running:
                     await asyncio.to_thread(self._cgroup(old).thaw)
                 elif was_running:
-                    self.on_exit(kernel.id, 128 + signal.SIGKILL)
+                    self.on_exit(kernel.id, 128 + signal.SIGKILL, kernel.reason)
+            if outcome is not None and outcome.error:
+                raise ResumeFailed(
+                    "The kernel's memory could not be resumed.", reason=outcome.error
+                ) from error
+            if source.pages and (isinstance(error, NoPager) or criu.lacks_userfaultfd(text)):
+                raise NotLazily(str(error)) from error
             if isinstance(error, (CheckpointsError, asyncio.CancelledError)):
                 raise
             if source.mode == "process":
@@ -687,6 +796,7 @@ class EmbeddedEngine(Engine):
     async def _save(
         self, kernel_id: str, checkpoint_id: str, images: Path, mode: Mode, *, hold: bool
     ) -> Saved:
+        await self.filled(kernel_id)
         kernel = self._running(kernel_id)
         name = self._name(kernel_id, kernel.state.generation)
         bundle = self._bundle(kernel_id, kernel.state.generation)
@@ -790,6 +900,7 @@ class EmbeddedEngine(Engine):
         await asyncio.to_thread(self.pool.delete_snapshot, checkpoint_id)
 
     async def discard(self, checkpoint_id: str) -> None:
+        await asyncio.to_thread(self.layout.touched(checkpoint_id).unlink, missing_ok=True)
         await asyncio.to_thread(self.pool.delete_snapshot, checkpoint_id)
 
     async def copy_snapshot(self, source: str, target: str) -> None:
@@ -894,6 +1005,7 @@ class EmbeddedEngine(Engine):
     def _monitor_ended(self, kernel: _Kernel) -> None:
         """The monitor leaves when its container has ended."""
         self._unwatch(kernel)
+        self._forget_filling(kernel)
         if kernel.child is not None:
             kernel.child.wait()  # it has ended: this only reaps it
             kernel.child = None
@@ -904,15 +1016,19 @@ class EmbeddedEngine(Engine):
 
     async def _tear_down(self, kernel: _Kernel) -> None:
         """Tell of an end that was not our doing, and remove what is left of the container."""
-        self.on_exit(kernel.id, await asyncio.to_thread(self._exit_code, kernel))
+        self.on_exit(kernel.id, *await asyncio.to_thread(self._end_of, kernel))
         await self._destroy(kernel.id, kernel.state.generation, keep_network=True)
 
-    def _exit_code(self, kernel: _Kernel) -> int:
-        path = self._bundle(kernel.id, kernel.state.generation) / "exit.json"
+    def _end_of(self, kernel: _Kernel) -> tuple[int, str]:
+        """The exit code of a container that has ended, and the reason where it was not its own."""
+        bundle = self._bundle(kernel.id, kernel.state.generation)
+        outcome = Outcome.read(bundle)
+        reason = outcome.error if outcome is not None else kernel.reason
         try:
-            return int(json.loads(path.read_text())["code"])
+            return int(json.loads((bundle / "exit.json").read_text())["code"]), reason
         except (OSError, ValueError, KeyError):
-            return 128 + signal.SIGKILL  # the monitor was killed, and the container with it
+            # The monitor was killed, and the container with it.
+            return 128 + signal.SIGKILL, reason
 
     async def _end(self, kernel: _Kernel) -> None:
         """Kill the container and wait until it is gone; nobody is told."""
@@ -964,6 +1080,8 @@ class EmbeddedEngine(Engine):
     def _destroy_container(self, name: str, bundle: Path) -> None:
         process.end_marked(self._operation(name))
         self._destroy_processes(name)
+        # Not before: memory that nobody brings any more reads as zeros.
+        process.end_marked(self._pager(name))
         unmount_below(bundle)
         unmount_below(self._stage(name))
         self.pool.delete_layer(name)

@@ -17,8 +17,9 @@ from msgspec import Struct
 from ...models import Limits, Mode
 from ..identity import Identity, OpenMount
 
-#: Called on the event loop when a container has ended: (kernel id, exit code).
-OnExit = Callable[[str, int], None]
+#: Called on the event loop when a container has ended: (kernel id, exit code, the reason where it
+#: was ended because it could not go on).
+OnExit = Callable[[str, int, str], None]
 
 
 class ContainerSpec(Struct, frozen=True, kw_only=True):
@@ -51,11 +52,15 @@ class Source(Struct, frozen=True, kw_only=True):
     checkpoint_id: str
     mode: Mode
     images: Path
+    """CRIU's; with ``pages`` those files need only hold what may not come later."""
     keep_connections: bool
     """The kernel stopped at this state, here, and nothing has happened since: TCP is restored."""
     hostname: str = ""
     """The host name that the processes had when they were saved."""
     facts: dict[str, Any] = {}
+    pages: str = ""
+    """Where its memory can be read by and by, for
+    :func:`~jupyter_checkpoints.store.pages.open_pages`; empty if all of it is to be there first."""
 
 
 class Container(Struct, frozen=True, kw_only=True):
@@ -77,12 +82,20 @@ class Adopted(Struct, frozen=True, kw_only=True):
 
     container: Container | None
     exit_code: int | None
+    reason: str = ""
+    """As in :data:`OnExit`."""
+
+
+class NotLazily(Exception):
+    """A container cannot be resumed while its memory arrives; it is as before the attempt."""
 
 
 class Engine(ABC):
     """Runs, saves and resumes containers."""
 
     name: str
+    lazy_resume: bool
+    """Whether containers may be resumed while their memory arrives."""
 
     def __init__(self, on_exit: OnExit) -> None:
         self.on_exit = on_exit
@@ -129,6 +142,8 @@ class Engine(ABC):
         ------
         ResumeFailed, OperationTimeout
             With the reason; nothing of the attempt is left.
+        NotLazily
+            If all would be well with all its memory at once.
         """
 
     @abstractmethod
@@ -200,6 +215,17 @@ class Engine(ABC):
     @abstractmethod
     def log_file(self, kernel_id: str) -> Path:
         """Where the container's output is written; older parts are beside it (``.1``, ``.2``)."""
+
+    @abstractmethod
+    async def filled(self, kernel_id: str) -> None:
+        """Wait until all memory of a resumed container is there, or it has ended.
+
+        :meth:`save` does so by itself: a dump would take only what is there.
+        """
+
+    @abstractmethod
+    async def unread(self, checkpoint_id: str, timeout: float) -> bool:
+        """Wait until no kernel's memory arrives from a checkpoint any more; whether that is so."""
 
     @abstractmethod
     async def memory(self, kernel_id: str) -> int:
