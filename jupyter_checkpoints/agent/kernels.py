@@ -292,17 +292,6 @@ class KernelService:
             await self.checkpoints.require_intact(manifest, operation)
             operation.check()
             operation(Event(event="progress", stage="restore"))
-            source = Source(
-                checkpoint_id=checkpoint.id,
-                mode=checkpoint.mode,
-                images=await asyncio.to_thread(self.checkpoints.store.images, checkpoint.id),
-                keep_connections=keep,
-                hostname=manifest.hostname,
-                facts=manifest.facts,
-                pages=await asyncio.to_thread(self.checkpoints.pages, checkpoint.id)
-                if self.engine.lazy_resume
-                else "",
-            )
             recorded = {m.target for m in checkpoint.mounts}
             spec = await self._spec(kernel, manifest.connection.key, mounts)
             if not manifest.machine_id:
@@ -312,6 +301,18 @@ class KernelService:
                 spec = msgspec.structs.replace(
                     spec, mounts=[m for m in spec.mounts if m.target in recorded]
                 )
+            pages = ""
+            if checkpoint.mode == "process" and await self.engine.lazily(spec):
+                pages = await asyncio.to_thread(self.checkpoints.pages, checkpoint.id)
+            source = Source(
+                checkpoint_id=checkpoint.id,
+                mode=checkpoint.mode,
+                images=await asyncio.to_thread(self.checkpoints.store.images, checkpoint.id),
+                keep_connections=keep,
+                hostname=manifest.hostname,
+                facts=manifest.facts,
+                pages=pages,
+            )
             try:
                 container = await self.engine.resume(spec, source, commit=operation.settle)
             except NotLazily as why:

@@ -194,7 +194,7 @@ class EmbeddedEngine(Engine):
     ) -> None:
         super().__init__(on_exit)
         self.criu_timeout = criu_timeout
-        self.lazy_resume = lazy_resume and userfaultfd.available()
+        self._lazy = lazy_resume and userfaultfd.available()
         self.layout = layout
         self.tools = tools
         self.images = images
@@ -628,6 +628,12 @@ class EmbeddedEngine(Engine):
         await asyncio.to_thread(self._write_state, kernel.id, state)
         kernel.filling = None
 
+    async def lazily(self, spec: ContainerSpec) -> bool:
+        if self._lazy and not spec.identity.is_root:
+            # Of a user namespace's root nobody believes that he may trace the host's processes.
+            return await asyncio.to_thread(userfaultfd.for_everybody)
+        return self._lazy
+
     async def filled(self, kernel_id: str) -> None:
         kernel = self._kernels.get(kernel_id)
         if kernel is not None and kernel.filling is not None:
@@ -653,7 +659,7 @@ class EmbeddedEngine(Engine):
             if self._spare is None:
                 self._spare = await asyncio.to_thread(_start_monitor, self.layout.run_dir)
             await self.network.keep_spare({k.state.index for k in self._kernels.values()})
-        if self.lazy_resume:
+        if self._lazy:
             await self._pagers.keep_ready()
 
     async def _bring_up(

@@ -94,8 +94,6 @@ class Engine(ABC):
     """Runs, saves and resumes containers."""
 
     name: str
-    lazy_resume: bool
-    """Whether containers may be resumed while their memory arrives."""
 
     def __init__(self, on_exit: OnExit) -> None:
         self.on_exit = on_exit
@@ -215,6 +213,10 @@ class Engine(ABC):
     @abstractmethod
     def log_file(self, kernel_id: str) -> Path:
         """Where the container's output is written; older parts are beside it (``.1``, ``.2``)."""
+
+    @abstractmethod
+    async def lazily(self, spec: ContainerSpec) -> bool:
+        """Whether this container can be resumed while its memory arrives."""
 
     @abstractmethod
     async def filled(self, kernel_id: str) -> None:

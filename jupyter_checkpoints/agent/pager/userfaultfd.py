@@ -10,6 +10,7 @@ import os
 import platform
 import struct
 from collections.abc import Iterator
+from pathlib import Path
 
 PAGE = os.sysconf("SC_PAGE_SIZE")
 #: Bytes of one message, and of one slot of what is read.
@@ -49,6 +50,14 @@ def available() -> bool:
     finally:
         os.close(fd)
     return True
+
+
+def for_everybody() -> bool:
+    """Whether also processes without any privilege on this host may have one, as it is set now."""
+    try:
+        return Path("/proc/sys/vm/unprivileged_userfaultfd").read_text().strip() == "1"
+    except OSError:
+        return False
 
 
 def copy(fd: int, address: int, source: int, size: int) -> tuple[int, int]:
