@@ -474,14 +474,21 @@ class CheckpointService:
 
     async def manifest(self, caller: Caller, checkpoint_id: str) -> Manifest:
         """That of one of the caller's own."""
-        manifest = await asyncio.to_thread(self.store.load, checkpoint_id)
+        manifest = await self._load(checkpoint_id)
         if not caller.reaches(manifest.checkpoint.uid):
             raise _absent(checkpoint_id)
         return manifest
 
+    async def _load(self, checkpoint_id: str) -> Manifest:
+        try:
+            return await asyncio.to_thread(self.store.load, checkpoint_id)
+        except NotFound:
+            # In the very words that are said of another user's.
+            raise _absent(checkpoint_id) from None
+
     async def _copyable(self, caller: Caller, checkpoint_id: str) -> Manifest:
         """That of one of the caller's own, or of one that was shared with him."""
-        manifest = await asyncio.to_thread(self.store.load, checkpoint_id)
+        manifest = await self._load(checkpoint_id)
         owned = caller.reaches(manifest.checkpoint.uid)
         if not owned and not _is_granted(caller, manifest.checkpoint):
             raise _absent(checkpoint_id)
