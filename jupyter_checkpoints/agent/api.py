@@ -224,7 +224,7 @@ class StatusHandler(Handler):
     async def get(self) -> None:
         facts = self.service.facts
         checkpoints = await self.service.checkpoints.all(self.caller)
-        problems: list[Finding] = []
+        problems: list[Finding] = self.service.engine.findings()
         if not any(i.name for i in await self.service.list_images()):
             problems.append(
                 Finding(

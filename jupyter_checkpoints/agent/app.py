@@ -90,6 +90,11 @@ class AgentApp(JupyterApp):
     outbound_nat = Bool(
         True, help="Let kernels reach the outside through the host (switches IP forwarding on)."
     ).tag(config=True)
+    user_namespaces = Bool(
+        True,
+        help="Let ordinary users' kernels be root in a user namespace, where the host can do that. "
+        "Without it they run as their users, and cannot install into their container's files.",
+    ).tag(config=True)
     first_subordinate_id = Int(
         0x7740_0000,
         help="Where the ids of ordinary users' containers begin on the host: 65536 for each user, "
@@ -235,6 +240,7 @@ class AgentApp(JupyterApp):
             service.on_exit,
             self.criu_timeout,
             lazy_resume=self.lazy_resume == "auto",
+            user_namespaces=self.user_namespaces,
         )
         try:
             await service.open(engine)

@@ -460,6 +460,7 @@ class CheckpointService:
             return preflight.check(
                 manifest,
                 here=self.facts,
+                runs_as=self.engine.runs_as(identity),
                 require_image=self.images.require,
                 mounts=mounts,
                 limits=limits,

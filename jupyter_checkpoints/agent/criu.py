@@ -52,6 +52,11 @@ _KNOWN: tuple[tuple[str, str, str], ...] = (
         "Close that connection, then save again.",
     ),
     (
+        r"Can't get rlimit",
+        "this host does not let the agent read limits of processes of other users",
+        "The agent needs CAP_SYS_RESOURCE, or a kernel with id-mapped mounts (Linux 5.19).",
+    ),
+    (
         r"path=/mq|mqueue",
         "a process uses a POSIX message queue, which cannot be saved",
         "Use pipes or queues of multiprocessing instead.",

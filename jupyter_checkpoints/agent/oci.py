@@ -14,7 +14,7 @@ from typing import Any
 from ..layout import INIT_PATH
 from ..models import Limits
 from . import userns
-from .identity import OpenMount
+from .identity import Identity, OpenMount
 from .seccomp import DEFAULT_CAPABILITIES
 
 #: Where the agent's own files (the connection file) are mounted, read-only.
@@ -75,6 +75,7 @@ def configuration(
     *,
     rootfs: Path,
     argv: list[str],
+    user: Identity,
     env: dict[str, str],
     cwd: str,
     hostname: str,
@@ -103,6 +104,8 @@ def configuration(
         Where the source of each is, in a place that only the agent can change, and what it is.
     network_namespace:
         An existing namespace with its address; ``None`` for a new one, which ``hook`` connects.
+    user:
+        Whose it is. With ``ids`` he is root inside, otherwise himself.
     ids:
         What its ids are outside, in a user namespace of its own; ``None`` for the host's ids.
     hook:
@@ -165,6 +168,13 @@ def configuration(
             "readonlyPaths": _READONLY,
         },
     }
+    if ids is None and not user.is_root:
+        # Nothing of root's: no capabilities, and no home that could be written.
+        process = found["process"]
+        process["user"] = {"uid": user.uid, "gid": user.gid, "additionalGids": user.groups}
+        process["capabilities"] = {name: [] for name in process["capabilities"]}
+        others = [pair for pair in process["env"] if not pair.startswith("HOME=")]
+        process["env"] = [*others, "HOME=/tmp"]
     if ids is not None:
         found["process"]["user"]["additionalGids"] = userns.supplementary_groups(ids)
         found["linux"]["namespaces"].append({"type": "user"})

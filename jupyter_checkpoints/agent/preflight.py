@@ -11,10 +11,13 @@ import platform
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import msgspec
+
 from ..errors import NotFound
 from ..models import Finding, HostFacts, Limits, Mount
 from ..store.store import Manifest
 from .criu import OpenFile
+from .engines.engine import RunsAs
 from .tools import Tools, version_tuple
 
 
@@ -44,6 +47,7 @@ def check(
     manifest: Manifest,
     *,
     here: HostFacts,
+    runs_as: RunsAs,
     require_image: Callable[[str], None],
     mounts: list[Mount],
     limits: Limits,
@@ -54,6 +58,8 @@ def check(
 
     Parameters
     ----------
+    runs_as:
+        With whose rights the processes would go on.
     require_image:
         Raises ``NotFound`` if there is no image with a digest.
     mounts, limits:
@@ -65,6 +71,7 @@ def check(
     """
     found = [
         *_host(manifest, here),
+        *_rights(manifest, runs_as),
         *_image(manifest, require_image),
         *_memory(manifest, limits),
         *_mounts(manifest, mounts),
@@ -114,6 +121,38 @@ def _host(manifest: Manifest, here: HostFacts) -> Iterator[Finding]:
             message=f"It was saved on Linux {saved.kernel_release}; "
             f"this host runs {here.kernel_release}.",
             hint="This works as a rule; if it does not, the kernel starts fresh and says why.",
+        )
+
+
+def _rights(manifest: Manifest, here: RunsAs) -> Iterator[Finding]:
+    """The rights of processes are saved with them; only a user namespace gives them others."""
+    saved = msgspec.convert(manifest.facts, RunsAs)
+    if manifest.checkpoint.mode == "filesystem" or saved.can_become(here):
+        return
+    code = "rights"
+    if saved.user_namespace and here.uid == 0:
+        yield _block(
+            code,
+            "It was saved from an ordinary user's kernel, and cannot go on as root's.",
+            "Resume it as that user, or for him.",
+        )
+    elif saved.user_namespace:
+        yield _block(
+            code,
+            "It was saved from a kernel that is root inside, which this host does not offer.",
+            "Ask an administrator to look at the agent's status.",
+        )
+    elif saved.uid == 0:
+        yield _block(
+            code,
+            "It was saved from a kernel of root's, whose rights no other user can be given.",
+            "Only root can resume it; its notebook can be run afresh.",
+        )
+    else:
+        yield _block(
+            code,
+            f"It was saved from a kernel that runs as user {saved.uid}, and can go on only so.",
+            "Only that user can resume it; its notebook can be run afresh.",
         )
 
 

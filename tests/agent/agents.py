@@ -183,6 +183,7 @@ class Agent:
             "namespaces": self.namespaces()[1:],
             "cgroups": self.cgroups(),
             "containers": self.containers(),
+            "stages": [p.name for p in self.layout.stages.iterdir()],
             "kernels": self.kernel_directories(),
             "staging": self.staging(),
             "layers": self.layers(),

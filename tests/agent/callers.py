@@ -18,6 +18,7 @@ USER, OTHER = (pwd.getpwnam(name).pw_uid for name in ("nobody", "games"))
 CALLERS = [pytest.param(ROOT, id="root"), pytest.param(USER, id="user")]
 #: For modules: their tests are run with kernels of root, and with kernels of an ordinary user.
 for_all_callers = pytest.mark.for_all_callers
+for_a_user = pytest.mark.for_a_user
 
 
 @contextmanager

@@ -16,7 +16,7 @@ from jupyter_checkpoints.layout import SOCKET_ENV
 
 from ..users import Users, two_users
 from .agents import IMAGES, Agent
-from .callers import CALLERS, ROOT, directory_of, for_all_callers
+from .callers import CALLERS, ROOT, directory_of, for_a_user, for_all_callers
 
 
 @pytest.fixture(scope="session")
@@ -63,10 +63,11 @@ def private_agent(default_image: None) -> Iterator[Agent]:
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    if "caller" in metafunc.fixturenames and metafunc.definition.get_closest_marker(
-        for_all_callers.name
-    ):
-        metafunc.parametrize("caller", CALLERS, indirect=True)
+    if "caller" in metafunc.fixturenames:
+        if metafunc.definition.get_closest_marker(for_all_callers.name):
+            metafunc.parametrize("caller", CALLERS, indirect=True)
+        elif metafunc.definition.get_closest_marker(for_a_user.name):
+            metafunc.parametrize("caller", CALLERS[1:], indirect=True)
 
 
 @pytest.fixture

@@ -25,12 +25,13 @@ from jupyter_checkpoints.layout import SOCKET_ENV
 from jupyter_checkpoints.models import CheckpointModel, KernelModel, SaveRequest, StartRequest
 
 from .agents import Agent
+from .callers import for_all_callers
 from .cells import run
 from .kernels import connected, python_kernel
 
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(900)]
 
-ROUNDS = 50
+ROUNDS = int(os.environ.get("CRASH_ROUNDS", "50"))
 #: About as long as the longest operation takes on an idle machine.
 SPAN = 0.45
 
@@ -39,8 +40,8 @@ import asyncio, sys
 from jupyter_checkpoints.client import AgentClient
 from jupyter_checkpoints.models import SaveRequest, StartRequest
 
-async def main(verb, kernel, checkpoint, clone):
-    async with AgentClient() as client:
+async def main(user, verb, kernel, checkpoint, clone):
+    async with AgentClient(user=user or None) as client:
         print("now", flush=True)
         if verb in ("save", "stop"):
             await client.save(kernel, SaveRequest(stop=verb == "stop"))
@@ -129,13 +130,14 @@ async def _check_all(client: AgentClient, keep: str) -> int:
 
 
 @pytest.mark.parametrize("victim", ["agent", "criu", "client"])
-async def test_kill_9(private_agent: Agent, victim: str) -> None:
+@for_all_callers
+async def test_kill_9(private_agent: Agent, victim: str, caller: int) -> None:
     seed = int(os.environ.get("CRASH_SEED", random.randrange(10**6)))
     print(f"CRASH_SEED={seed}")  # noqa: T201 - to repeat a failure
     choose = random.Random(f"{victim} {seed}")
     agent = private_agent
     kernel_id = str(uuid.uuid4())
-    async with AgentClient(agent.socket) as client:
+    async with AgentClient(agent.socket, user=caller or None) as client:
         kernel = await client.start_kernel(python_kernel(kernel_id, detached=True))
         async with connected(kernel) as channels:
             await run(channels, "import os, hashlib; count = 0; data = os.urandom(20 << 20)")
@@ -148,7 +150,7 @@ async def test_kill_9(private_agent: Agent, victim: str) -> None:
         assert rounds <= 4 * ROUNDS, hits
         verb = choose.choice(["save", "stop", "resume", "clone"])
         delay = choose.random() * SPAN
-        hits += await _hit(agent, victim, verb, kernel_id, base, delay)
+        hits += await _hit(agent, caller, victim, verb, kernel_id, base, delay)
         if agent.process is None:
             agent.start()
         async with AgentClient(agent.socket) as client:
@@ -171,13 +173,19 @@ async def test_kill_9(private_agent: Agent, victim: str) -> None:
 
 
 async def _hit(
-    agent: Agent, victim: str, verb: str, kernel_id: str, base: CheckpointModel, delay: float
+    agent: Agent,
+    caller: int,
+    victim: str,
+    verb: str,
+    kernel_id: str,
+    base: CheckpointModel,
+    delay: float,
 ) -> bool:
     """Begin one operation and kill the victim in the midst of it; whether it was in time."""
     clone = str(uuid.uuid4())
     if victim == "client":
         process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-c", _CLIENT, verb, kernel_id, base.id, clone),
+            *(sys.executable, "-c", _CLIENT, str(caller or ""), verb, kernel_id, base.id, clone),
             env={**os.environ, SOCKET_ENV: str(agent.socket)},
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
@@ -189,7 +197,7 @@ async def _hit(
         if process.returncode is None:
             process.kill()
         return await process.wait() == -signal.SIGKILL
-    async with AgentClient(agent.socket) as client:
+    async with AgentClient(agent.socket, user=caller or None) as client:
         operations: dict[str, Callable[[], Awaitable[object]]] = {
             "save": lambda: client.save(kernel_id, SaveRequest()),
             "stop": lambda: client.save(kernel_id, SaveRequest(stop=True)),

@@ -8,22 +8,25 @@ import stat
 import subprocess
 import sys
 import zipfile
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from uuid import uuid4
 
 import pytest
 
-from jupyter_checkpoints.models import Mount, SaveRequest
+from jupyter_checkpoints.client import AgentClient
+from jupyter_checkpoints.errors import PreflightBlocked, SaveFailed
+from jupyter_checkpoints.models import CopyRequest, Mount, SaveRequest
 
 from .agents import Agent
-from .callers import USER
-from .cells import CellError
+from .callers import OTHER, USER, directory_of, for_a_user
+from .cells import PATIENCE, CellError
+from .conftest import running_agent
 from .kernels import python_kernel
 from .launch import Kernel, Launch
 from .launch import launch as launch
 
-pytestmark = [pytest.mark.anyio, pytest.mark.parametrize("caller", [USER], indirect=True)]
+pytestmark = [pytest.mark.anyio, for_a_user]
 
 
 @pytest.fixture
@@ -199,6 +202,73 @@ async def test_it_installs_into_its_own_files(kernel: Kernel, notebooks: Path) -
         await clone.end()
 
 
+async def test_another_user_goes_on_from_a_copy(
+    agent: Agent, kernel: Kernel, notebooks: Path
+) -> None:
+    """As himself: what the first kernel may, his may not, and the other way round."""
+    await kernel.run("import os; x = 'saved'; f = open('/root/open', 'w'); os.mkdir('/work/mine')")
+    saved = await kernel.save()
+    await kernel.agent.share(saved.id, OTHER)
+    async with AgentClient(agent.socket, user=OTHER) as heir:
+        with directory_of(OTHER) as home:
+            mount = Mount(source=str(home), target="/work")
+            request = CopyRequest(runtime=str(uuid4()), mounts=[mount])
+            copy = await heir.copy_checkpoint(saved.id, request)
+            launch = Launch(heir)
+            try:
+                clone = await launch.resume(copy)
+                code = "f.write(x); f.flush(); open('/work/new', 'w').close(); print(os.getuid())"
+                assert await clone.run(code) == "0"
+                assert (home / "new").stat().st_uid == OTHER
+                assert clone.model.pid is not None
+                assert os.stat(f"/proc/{clone.model.pid}").st_uid == OTHER
+                assert os.listdir(notebooks) == ["mine"]
+                # And so it is with what the copy is saved to.
+                again = await launch.resume(await clone.save())
+                assert await again.run("print(open('/root/open').read())") == "saved"
+            finally:
+                await launch.end()
+
+
+async def test_no_user_goes_on_with_roots_processes(agent: Agent) -> None:
+    """Files he can be given; processes that were root of the host he cannot."""
+    async with AgentClient(agent.socket) as root, AgentClient(agent.socket, user=USER) as user:
+        launches = Launch(root), Launch(user)
+        copies = []
+        try:
+            kernel = await launches[0].start()
+            await kernel.run("open('/root/file', 'w').write('shared')")
+            for request in (SaveRequest(), SaveRequest(mode="filesystem")):
+                saved = await kernel.save(request)
+                await root.share(saved.id, USER)
+                copy = CopyRequest(runtime=str(uuid4()))
+                copies.append(await user.copy_checkpoint(saved.id, copy))
+            with pytest.raises(PreflightBlocked) as refused:
+                await launches[1].resume(copies[0])
+            assert [f["code"] for f in refused.value.findings] == ["rights"]
+            resumed = await launches[1].resume(copies[1])
+            await resumed.channels.wait_for_ready(timeout=PATIENCE)
+            assert await resumed.run("print(open('/root/file').read())") == "shared"
+            assert resumed.model.pid is not None
+            assert os.stat(f"/proc/{resumed.model.pid}").st_uid == USER
+        finally:
+            for launch in launches:
+                await launch.end()
+
+
+async def test_root_goes_on_as_the_user(agent: Agent, kernel: Kernel) -> None:
+    saved = await kernel.save()
+    async with AgentClient(agent.socket) as root:
+        launch = Launch(root)
+        try:
+            resumed = await launch.resume(saved)
+            assert resumed.model.pid is not None
+            assert os.stat(f"/proc/{resumed.model.pid}").st_uid == USER
+        finally:
+            for made in launch.kernels:
+                await made.end()
+
+
 async def test_the_image_is_nobodys(kernel: Kernel) -> None:
     """What a kernel changes is in its layer; on the disk it has the ids that it has inside."""
     await kernel.run(
@@ -208,3 +278,49 @@ async def test_the_image_is_nobodys(kernel: Kernel) -> None:
     saved = await kernel.save()
     again = await kernel.agent.images()
     assert before == again and saved.image_digest in {image.digest for image in again}
+
+
+# -- a host that cannot map ids ----------------------------------------------------------------
+
+
+@pytest.fixture
+def plain_agent(default_image: None) -> Iterator[Agent]:
+    with running_agent("--AgentApp.user_namespaces=False") as agent:
+        yield agent
+
+
+def _may_dump_others() -> bool:
+    """Whether CRIU can read the limits of another user's processes: CAP_SYS_RESOURCE."""
+    status = Path("/proc/self/status").read_text()
+    return bool(int(status.split("CapEff:")[1].split()[0], 16) >> 24 & 1)
+
+
+async def test_without_user_namespaces(plain_agent: Agent, notebooks: Path) -> None:
+    """The kernel is the user inside too, with nothing of root's, and the agent says so."""
+    mount = Mount(source=str(notebooks), target="/work")
+    async with AgentClient(plain_agent.socket, user=USER) as client:
+        findings = (await client.status()).problems
+        assert [f.code for f in findings] == ["no-user-namespaces"]
+        launch = Launch(client)
+        try:
+            kernel = await launch.start(python_kernel(str(uuid4()), mounts=[mount], detached=True))
+            assert (
+                await kernel.run("import os; print(os.getuid(), os.getgid())") == f"{USER} {USER}"
+            )
+            assert "CapEff:\t0000000000000000" in await kernel.run(
+                "print(open('/proc/self/status').read())"
+            )
+            await kernel.run("open('/work/new', 'w').close(); x = 42")
+            assert (notebooks / "new").stat().st_uid == USER
+            for attempt in ("open('/usr/bin/new', 'w')", "os.chown('/work/new', 0, 0)"):
+                with pytest.raises(CellError, match="PermissionError"):
+                    await kernel.run(attempt)
+            if _may_dump_others():
+                saved = await kernel.save(SaveRequest(stop=True))
+                await client.resume(kernel.model.id, saved.id)
+            else:
+                with pytest.raises(SaveFailed, match="CAP_SYS_RESOURCE"):
+                    await kernel.save()
+            assert await kernel.run("print(x)") == "42"
+        finally:
+            await launch.end()

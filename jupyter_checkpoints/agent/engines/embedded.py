@@ -36,9 +36,10 @@ from ...errors import (
     StartFailed,
 )
 from ...layout import Layout
-from ...models import Mode
+from ...models import Finding, Mode
 from .. import binds, criu, monitor, oci, process, timers, userns
 from ..cgroup import Cgroup
+from ..identity import Identity
 from ..images import ImageStore
 from ..network import Link, Network
 from ..pager import pagers, userfaultfd
@@ -56,6 +57,7 @@ from .engine import (
     Engine,
     NotLazily,
     OnExit,
+    RunsAs,
     Saved,
     Source,
 )
@@ -145,13 +147,10 @@ class _Parts(NamedTuple):
     """What it is shown of the host, by number."""
     private: Path
     """What the agent gives it."""
+    owner: tuple[int, int]
+    """Uid and gid that the kernel has outside."""
     ids: IdMap | None
     """Its user namespace; ``None`` for the host's."""
-
-    @property
-    def root(self) -> tuple[int, int]:
-        """Uid and gid that root inside is outside."""
-        return (0, 0) if self.ids is None else self.ids.root
 
 
 class _Passing(Exception):
@@ -190,7 +189,9 @@ class EmbeddedEngine(Engine):
         seccomp: dict[str, Any],
         on_exit: OnExit,
         criu_timeout: float,
+        *,
         lazy_resume: bool = True,
+        user_namespaces: bool,
     ) -> None:
         super().__init__(on_exit)
         self.criu_timeout = criu_timeout
@@ -203,6 +204,8 @@ class EmbeddedEngine(Engine):
         self.subids = subids
         self.seccomp = seccomp
         self._namespaces = userns.UserNamespaces()
+        self._unmapped = "" if user_namespaces else "They are switched off (`user_namespaces`)."
+        """Why ordinary users' kernels get no user namespaces; empty if they do."""
         self._kernels: dict[str, _Kernel] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._spare: subprocess.Popen[bytes] | None = None
@@ -273,6 +276,9 @@ class EmbeddedEngine(Engine):
         for name in await self.network.sweep(keep_names):
             log.info("Removed a network of an earlier agent: %s", name)
         await asyncio.to_thread(self._sweep, checkpoints)
+        self._unmapped = self._unmapped or await asyncio.to_thread(self._try_mapping)
+        if self._unmapped:
+            log.warning("No root inside for ordinary users' kernels: %s", self._unmapped)
         await self._keep_spare()
         return adopted
 
@@ -343,6 +349,45 @@ class EmbeddedEngine(Engine):
                     self._cgroup(group.name).kill()
                     self._cgroup(group.name).remove()
 
+    def runs_as(self, identity: Identity) -> RunsAs:
+        if identity.is_root:
+            return RunsAs()
+        return RunsAs(uid=identity.uid, user_namespace=not self._unmapped)
+
+    def findings(self) -> list[Finding]:
+        if not self._unmapped:
+            return []
+        return [
+            Finding(
+                code="no-user-namespaces",
+                severity="warn",
+                message="Kernels of ordinary users have no root inside: they cannot install into "
+                f"their container's files. {self._unmapped}",
+                hint="This needs Linux 5.19, and data on ext4, XFS or btrfs.",
+            )
+        ]
+
+    def _try_mapping(self) -> str:
+        """Make what a kernel of an ordinary user is made of; why it cannot be made here."""
+        name = "probe"
+        ids = userns.id_map(Identity(uid=self.subids.first, gid=self.subids.first), 1)
+        stage = self._stage(name)
+        try:
+            self.layout.images.mkdir(mode=0o700, parents=True, exist_ok=True)
+            layer = self.pool.create(name)
+            stage.mkdir(mode=0o700)
+            with self._namespaces.get(ids) as namespace:
+                parts = (self.layout.images, layer, stage / "rootfs", namespace, ids.root)
+                mount_mapped_overlay(*parts)
+                binds.attach(self.layout.store, stage / "images", namespace)
+        except (OSError, CheckpointsError) as error:
+            return str(error)
+        finally:
+            unmount_below(stage)
+            shutil.rmtree(stage, ignore_errors=True)
+            self.pool.delete_layer(name)
+        return ""
+
     async def close(self) -> None:
         for kernel in self._kernels.values():
             self._unwatch(kernel)
@@ -411,6 +456,8 @@ class EmbeddedEngine(Engine):
         pager: Pager | None = None
 
         parts = await asyncio.to_thread(self._parts, spec, bundle)
+        if source is not None and restores:
+            await asyncio.to_thread(self._require_rights, spec, source)
         activate = not restores and not kernel.state.network
 
         def prepare() -> None:
@@ -489,16 +536,15 @@ class EmbeddedEngine(Engine):
         return Container(pid=held.pid, address=link.address)
 
     def _parts(self, spec: ContainerSpec, bundle: Path) -> _Parts:
-        """Where a container's files will be, and what its ids are outside.
-
-        An engine that cannot make user namespaces raises ``NotAllowed`` for all but root.
-        """
-        if spec.identity.is_root:
+        """Where a container's files will be, and what its ids are outside."""
+        user = spec.identity
+        if not self.runs_as(user).user_namespace:
             private = self.layout.kernel(spec.kernel_id)
-            return _Parts(bundle / "rootfs", bundle / "mounts", private, None)
+            owner = (user.uid, user.gid)
+            return _Parts(bundle / "rootfs", bundle / "mounts", private, owner, None)
         stage = self._stage(self._name(spec.kernel_id, int(bundle.name)))
-        ids = userns.id_map(spec.identity, self.subids.range_of(spec.identity.uid))
-        return _Parts(stage / "rootfs", stage / "mounts", stage / "private", ids)
+        ids = userns.id_map(user, self.subids.range_of(user.uid))
+        return _Parts(stage / "rootfs", stage / "mounts", stage / "private", ids.root, ids)
 
     def _fill(self, spec: ContainerSpec, layer: Path, parts: _Parts, *, fresh: bool) -> None:
         """Mount the container's files, and write those that the agent gives it."""
@@ -507,7 +553,7 @@ class EmbeddedEngine(Engine):
             stage.mkdir(mode=0o700)
         self._lay_out(spec, layer, parts, fresh=fresh)
         binds.stage(spec.mounts, parts.mounts)
-        _write_private(parts.private, spec, parts.root)
+        _write_private(parts.private, spec, parts.owner)
         if parts.ids is not None:
             for directory in (stage, parts.mounts, parts.private):
                 os.chown(directory, *parts.ids.keeper)
@@ -519,7 +565,7 @@ class EmbeddedEngine(Engine):
             mount_overlay(image, layer, parts.rootfs)
             return
         with self._namespaces.get(parts.ids) as namespace:
-            mount_mapped_overlay(image, layer, parts.rootfs, namespace, parts.root)
+            mount_mapped_overlay(image, layer, parts.rootfs, namespace, parts.owner)
 
     def _job(self, name: str, bundle: Path, source: Source) -> Job:
         return Job(
@@ -548,17 +594,22 @@ class EmbeddedEngine(Engine):
             name,
         ]
 
+    def _require_rights(self, spec: ContainerSpec, source: Source) -> None:
+        """Whoever is given saved processes gets them with his own rights, or not at all."""
+        saved = msgspec.convert(source.facts, RunsAs)
+        same = saved.user_namespace == userns.is_namespaced(source.images)
+        if not same or not saved.can_become(self.runs_as(spec.identity)):
+            raise ResumeFailed(
+                "The kernel's state could not be resumed.",
+                reason="It was saved with other rights than this user's kernels have here.",
+                hint="Preflight tells more.",
+            )
+
     def _images(self, bundle: Path, parts: _Parts, source: Source) -> Path:
         """The images of a checkpoint, with the user namespace's mapping as it has to be now."""
         if parts.ids is not None:
             with self._namespaces.get(parts.ids) as namespace:
                 return userns.mapped_images(source.images, parts.ids, namespace, bundle / "images")
-        if userns.is_namespaced(source.images):
-            raise ResumeFailed(
-                "The kernel's state could not be resumed.",
-                reason="It is an ordinary user's, and root's kernels are made in another way.",
-                hint="Resume it as that user.",
-            )
         return source.images
 
     @staticmethod
@@ -579,6 +630,7 @@ class EmbeddedEngine(Engine):
         return oci.configuration(
             rootfs=parts.rootfs,
             argv=spec.argv,
+            user=spec.identity,
             env=spec.env,
             cwd=spec.cwd,
             hostname=spec.hostname,
@@ -680,7 +732,7 @@ class EmbeddedEngine(Engine):
             "env": {**self.tools.env, process.MARK: operation},
             "pid_file": str(bundle / "pid"),
             "exit_file": str(bundle / "exit.json"),
-            "owner": parts.root,
+            "owner": parts.owner,
             "log": str(self.log_file(spec.kernel_id)),
             "log_size": _LOG_SIZE,
             "log_files": _LOG_FILES,
@@ -834,7 +886,8 @@ class EmbeddedEngine(Engine):
                     raise _Passing(failure) from error
                 raise failure from error
             raise
-        return Saved(pause_seconds=pause, facts={})
+        runs_as = RunsAs(uid=kernel.state.uid, user_namespace=kernel.state.user_namespace)
+        return Saved(pause_seconds=pause, facts=msgspec.to_builtins(runs_as))
 
     async def stop(self, kernel_id: str) -> None:
         kernel = self._running(kernel_id)

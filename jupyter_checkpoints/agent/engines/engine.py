@@ -14,12 +14,27 @@ from typing import Any
 
 from msgspec import Struct
 
-from ...models import Limits, Mode
+from ...models import Finding, Limits, Mode
 from ..identity import Identity, OpenMount
 
 #: Called on the event loop when a container has ended: (kernel id, exit code, the reason where it
 #: was ended because it could not go on).
 OnExit = Callable[[str, int, str], None]
+
+
+class RunsAs(Struct, frozen=True, kw_only=True):
+    """With whose rights the processes of a container run; part of a checkpoint's facts.
+
+    Root's kernels are root of the host. An ordinary user's are root of a user namespace, and he
+    himself outside; or, where the host cannot do that, he inside too.
+    """
+
+    uid: int = 0
+    user_namespace: bool = False
+
+    def can_become(self, other: RunsAs) -> bool:
+        """Whether saved processes can go on with the other's rights: these are part of them."""
+        return self == other or (self.user_namespace and other.user_namespace)
 
 
 class ContainerSpec(Struct, frozen=True, kw_only=True):
@@ -112,6 +127,14 @@ class Engine(ABC):
         checkpoints:
             The committed checkpoints; snapshots of others are removed.
         """
+
+    @abstractmethod
+    def runs_as(self, identity: Identity) -> RunsAs:
+        """What kernels of this user are here; raises ``NotAllowed`` if he can have none."""
+
+    @abstractmethod
+    def findings(self) -> list[Finding]:
+        """What this host cannot do for kernels, for whoever asks for the agent's status."""
 
     @abstractmethod
     async def close(self) -> None:
