@@ -181,6 +181,10 @@ class AgentClient:
         """Give a kernel to another runtime."""
         return await self._call("PATCH", f"/v1/kernels/{_quoted(kernel_id)}", KernelModel, patch)
 
+    async def presave(self, kernel_id: str) -> PreflightReport:
+        """Whether a kernel can be saved now, and what stands in the way. Costs little."""
+        return await self._call("GET", f"/v1/kernels/{_quoted(kernel_id)}/presave", PreflightReport)
+
     async def signal(self, kernel_id: str, signum: int) -> None:
         """Send a signal to the kernel's process group; SIGKILL kills the container."""
         await self._call(

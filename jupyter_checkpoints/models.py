@@ -212,6 +212,8 @@ class KernelModel(Struct, frozen=True, kw_only=True):
     connection: ConnectionInfo | None = None
     memory: int | None = None
     """Bytes of memory in use now; only where one kernel is asked for."""
+    cpu_seconds: float | None = None
+    """Processor time that its container has used; only there."""
 
 
 class HostFacts(Struct, frozen=True, kw_only=True):
@@ -272,6 +274,8 @@ class CheckpointModel(Struct, frozen=True, kw_only=True):
     """When its kernel was last found unchanged since; empty if never."""
     shares: list[Grantee] = []
     """Who else may make a copy of it; only its owner sees who."""
+    cpu_seconds: float | None = None
+    """Processor time that the kernel's container had used when its state was taken."""
     execution_count: int | None = None
     """The number of the last cell that the kernel had run; ``None`` if nobody knew."""
     verified: Verification | None = None

@@ -92,10 +92,9 @@ class Resuming(Part):
             busy = False
             if model.connection is not None:
                 busy = not await self._kernels.adopt(kernel_id, model.connection)
-            bound.checkpoint, bound.dirty = checkpoint.id, False
-            bound.cell = checkpoint.execution_count
-            bound.seen = self._kernels.last_activity(kernel_id)
+            bound.checkpoint, bound.cell = checkpoint.id, checkpoint.execution_count
             await self._after_resume.run(kernel_id, checkpoint, new=False, busy=busy)
+            await self._bound.settle(bound, self._kernels.last_activity(kernel_id), None)
         except (CheckpointsError, asyncio.CancelledError) as error:
             self._log.warning("Kernel %s was not resumed: %s", kernel_id, known(error))
             self.tell_failed(kernel_id, checkpoint, bound.path, known(error), in_place=True)

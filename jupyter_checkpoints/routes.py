@@ -415,6 +415,17 @@ class VerifyHandler(Handler):
         self.accepted(self.runtimes.keeping.verify(checkpoint))
 
 
+class PresaveHandler(Handler):
+    @web.authenticated
+    @authorized
+    async def get(self, kernel_id: str) -> None:
+        """Whether the kernel can be saved now, as far as can be seen."""
+        self.untracked()
+        await self.runtimes.bound.require_saveable(_checked(kernel_id))
+        async with connect() as agent:
+            self.answer(await agent.presave(kernel_id))
+
+
 class ResumeHandler(Handler):
     @web.authenticated
     @authorized(action="execute")
@@ -639,6 +650,7 @@ HANDLERS = [
     (f"{PREFIX}/checkpoints/{_ID}/verify", VerifyHandler),
     (f"{PREFIX}/checkpoints/{_ID}/resume", ResumeHandler),
     (f"{PREFIX}/checkpoints/{_ID}/archive", ArchiveHandler),
+    (f"{PREFIX}/kernels/{_ID}/preflight", PresaveHandler),
     (f"{PREFIX}/archives", ArchivesHandler),
     (f"{PREFIX}/remix", RemixHandler),
     (f"{PREFIX}/operations/{_ID}", OperationHandler),

@@ -95,7 +95,8 @@ class Saving(Part):
             action = "cancelled" if isinstance(error, Cancelled) else "failed"
             self._tell(SAVE_EVENT, action=action, **facts, **error_fields(error))
             raise
-        bound.checkpoint, bound.seen, bound.dirty = model.id, activity, False
+        bound.checkpoint = model.id
+        await self._bound.settle(bound, activity, model.cpu_seconds)
         operation.checkpoint = model.id
         self._log.info("Saved kernel %s (%s): %s", kernel_id, trigger, model.id)
         self._tell(SAVE_EVENT, action="done", checkpoint=model.id, **facts)

@@ -77,7 +77,7 @@ class Starting(Part):
                 checkpoint=plan.checkpoint.id,
                 in_place=False,
             )
-        bound.seen = self._kernels.last_activity(kernel_id)
+        await self._bound.settle(bound, self._kernels.last_activity(kernel_id), None)
 
     def resume_failed(self, kernel_id: str, plan: Plan, error: CheckpointsError) -> None:
         """The kernel is going to start fresh instead; the user is to know why."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import shutil
+import time
 from collections.abc import Coroutine
 from datetime import UTC, datetime
 from typing import Any
@@ -48,28 +49,36 @@ class Watching(Part):
 
     async def _look_at(self, bound: Bound) -> None:
         """Save a kernel that has been idle for long, or that may soon be ended by its limit."""
-        if self._resuming.is_resuming(bound.kernel_id) or not await self._bound.changed(bound):
+        if self._resuming.is_resuming(bound.kernel_id):
             return
         activity = self._kernels.last_activity(bound.kernel_id)
         if activity is None:
             return
-        idle = (datetime.now(UTC) - activity).total_seconds()
-        if 0 < self._settings.autosave_idle_timeout <= idle and not self._kernels.is_busy(
-            bound.kernel_id
-        ):
-            await self._saving.autosave(bound.kernel_id, "idle")
+        if self._is_idle(bound, activity):
+            if await self._bound.changed(bound):
+                await self._saving.autosave(bound.kernel_id, "idle")
         elif self._settings.danger_memory > 0:
             async with connect() as agent:
                 kernel = await agent.kernel(bound.kernel_id)
             limit, used = kernel.limits.memory, kernel.memory
-            near = (
-                limit is not None
-                and used is not None
-                and used > self._settings.danger_memory * limit
-            )
-            if near and not bound.warned:
+            part = self._settings.danger_memory
+            near = limit is not None and used is not None and used > part * limit
+            if near and not bound.warned and await self._bound.changed(bound):
                 await self._saving.autosave(bound.kernel_id, "danger")
             bound.warned = near
+
+    def _is_idle(self, bound: Bound, activity: datetime) -> bool:
+        """Whether nobody has used it for long, and it was not saved lately either.
+
+        A kernel that works on by itself is saved again after as long a time.
+        """
+        timeout = self._settings.autosave_idle_timeout
+        idle = (datetime.now(UTC) - activity).total_seconds()
+        return (
+            0 < timeout <= idle
+            and not self._kernels.is_busy(bound.kernel_id)
+            and (activity != bound.seen or time.monotonic() - bound.since >= timeout)
+        )
 
     async def _look_at_disk(self) -> None:
         root = self._notebooks.root

@@ -273,6 +273,11 @@ class KernelHandler(Handler):
         self.answer(await self.service.change(self.caller, _checked(kernel_id), patch))
 
 
+class PresaveHandler(Handler):
+    async def get(self, kernel_id: str) -> None:
+        self.answer(await self.service.presave(self.caller, _checked(kernel_id)))
+
+
 class SignalHandler(Handler):
     async def post(self, kernel_id: str) -> None:
         request = self.body(SignalRequest)
@@ -636,6 +641,7 @@ def application(
         (r"/v1/status", StatusHandler),
         (r"/v1/kernels", KernelsHandler),
         (rf"/v1/kernels/{_ID}", KernelHandler),
+        (rf"/v1/kernels/{_ID}/presave", PresaveHandler),
         (rf"/v1/kernels/{_ID}/signal", SignalHandler),
         (rf"/v1/kernels/{_ID}/attach", AttachHandler),
         (rf"/v1/kernels/{_ID}/logs", LogsHandler),

@@ -91,6 +91,16 @@ class Cgroup:
             return sum(int(value) for name, value in stat.items() if name in wanted)
         return 0
 
+    def cpu_file(self) -> Path | None:
+        """The file that tells what processor time was used; see :func:`cpu_seconds`."""
+        for directory in self.directories():
+            for name in ("cpuacct.usage", "cpu.stat"):
+                if (directory / name).exists() and (
+                    name == "cpuacct.usage" or "usage_usec" in (directory / name).read_text()
+                ):
+                    return directory / name
+        return None
+
     def remove(self) -> None:
         """Remove the group once its killed processes have been reaped, which takes a moment."""
         deadline = time.monotonic() + _REAPED_SECONDS
@@ -101,6 +111,17 @@ class Cgroup:
             if time.monotonic() > deadline:
                 return
             time.sleep(0.002)
+
+
+def cpu_seconds(file: Path | None) -> float | None:
+    """Processor time, from a file as :meth:`Cgroup.cpu_file` or a copy of it; None if unknown."""
+    try:
+        text = file.read_text() if file is not None else ""
+        if text.startswith("usage_usec"):
+            return int(text.split()[1]) / 1e6
+        return int(text) / 1e9 if text else None
+    except (OSError, ValueError):
+        return None
 
 
 def _is_zombie(pid: int) -> bool:

@@ -40,11 +40,13 @@ from ..models import (
     Limits,
     Mode,
     Mount,
+    PreflightReport,
     SaveRequest,
     StartRequest,
 )
 from ..store.store import MANIFEST_VERSION, Manifest
 from ..store.tree import tree_digest
+from . import presave
 from .checkpoints import CheckpointService, Storing
 from .engines.engine import Adopted, ContainerSpec, Engine, NotLazily, Source
 from .identity import OpenMount, identity_of
@@ -168,7 +170,17 @@ class KernelService:
 
     async def show(self, caller: Caller, kernel_id: str) -> KernelModel:
         kernel = self._get(caller, kernel_id)
-        return self._model(kernel, await self.engine.memory(kernel_id))
+        memory, cpu = await asyncio.gather(
+            self.engine.memory(kernel_id), self.engine.cpu_seconds(kernel_id)
+        )
+        return msgspec.structs.replace(self._model(kernel), memory=memory, cpu_seconds=cpu)
+
+    async def presave(self, caller: Caller, kernel_id: str) -> PreflightReport:
+        """Whether a kernel could be saved now, as far as that can be seen from outside."""
+        self._get(caller, kernel_id)
+        pids = await self.engine.processes(kernel_id)
+        found = await asyncio.to_thread(presave.findings, pids)
+        return PreflightReport(ok=not found, findings=found)
 
     async def start(
         self, caller: Caller, request: StartRequest, operation: Operation
@@ -498,6 +510,7 @@ class KernelService:
                 pause_seconds=saved.pause_seconds,
                 save_seconds=time.perf_counter() - began,
                 execution_count=request.execution_count,
+                cpu_seconds=saved.cpu_seconds,
             )
             manifest = Manifest(
                 version=MANIFEST_VERSION,
@@ -716,7 +729,7 @@ class KernelService:
     def _changing(self, kernel: _Kernel, kernel_id: str) -> _Changing:
         return _Changing(kernel, kernel_id)
 
-    def _model(self, kernel: _Kernel, memory: int | None = None) -> KernelModel:
+    def _model(self, kernel: _Kernel) -> KernelModel:
         record = kernel.record
         connection = record.connection
         address = self.engine.address(record.request.kernel_id)
@@ -739,7 +752,6 @@ class KernelService:
             limits=record.limits,
             detached=record.request.detached,
             connection=msgspec.structs.replace(connection, ip=address) if address else None,
-            memory=memory,
         )
 
     def _later(self, work: Awaitable[None]) -> None:

@@ -17,6 +17,7 @@ from jupyter_checkpoints.client import AgentClient
 from jupyter_checkpoints.routes import HANDLERS, OPENAPI, PREFIX
 
 from .servers import Jupyter, Server
+from .test_cull import UNSAVABLE
 
 pytestmark = pytest.mark.anyio
 
@@ -37,7 +38,7 @@ def test_all_is_described() -> None:
     there = set()
     for pattern, handler, *_ in HANDLERS:
         path = pattern.removeprefix(PREFIX)
-        for placeholder in ("runtime", "checkpoint_id", "operation_id"):
+        for placeholder in ("runtime", "checkpoint_id", "kernel_id", "operation_id"):
             if placeholder.partition("_")[0] in path:
                 path = path.replace("([^/]+)", f"{{{placeholder}}}")
         there |= {(path, method) for method in METHODS if method in vars(handler)}
@@ -62,7 +63,7 @@ async def test_nobody_who_is_not_authorized(server: Server) -> None:
     jupyter = await server.start()
     for method, path, described in operations():
         url = "/jupyter-checkpoints" + path
-        for placeholder in ("runtime", "checkpoint_id", "operation_id"):
+        for placeholder in ("runtime", "checkpoint_id", "kernel_id", "operation_id"):
             url = url.replace(f"{{{placeholder}}}", "x1")
         refused = await jupyter.request(method.upper(), url)
         assert refused.status_code == 403, (method, path)
@@ -86,6 +87,8 @@ async def test_bad_input_changes_nothing(server: Server, client: AgentClient) ->
         ("GET", "checkpoints?kernel=a/b", None, 400),
         ("GET", "checkpoints?remixes=maybe", None, 400),
         ("GET", "operations/unknown", None, 404),
+        ("GET", "kernels/unknown/preflight", None, 404),
+        ("GET", "kernels/..%2Fx/preflight", None, 400),
         ("DELETE", "operations/unknown", None, 404),
         ("DELETE", "operations/..%2Fx", None, 400),
         ("POST", "checkpoints/unknown/verify", None, 404),
@@ -197,6 +200,22 @@ async def test_in_front_of_a_gateway(server: Server) -> None:
     assert not status["available"] and "gateway" in status["message"]
     assert (await jupyter.request("GET", "/jupyter-checkpoints/runtimes")).status_code == 503
     assert "Runtime checkpoints are off" in server.log.read_text()
+
+
+async def test_what_keeps_a_kernel_from_being_saved(server: Server) -> None:
+    jupyter = await server.start()
+    kernel_id = await jupyter.open(server.write("n.ipynb"))
+    path = f"kernels/{kernel_id}/preflight"
+    assert await jupyter.ours("GET", path) == {"ok": True, "findings": []}
+    await jupyter.run(kernel_id, UNSAVABLE)
+    report = await jupyter.ours("GET", path)
+    assert not report["ok"] and [f["code"] for f in report["findings"]] == ["traced"]
+    assert "(python)" in report["findings"][0]["message"] and report["findings"][0]["hint"]
+    await jupyter.run(kernel_id, "traced.kill(); traced.wait()")
+    assert (await jupyter.ours("GET", path))["ok"]
+    off = await jupyter.open(server.write("off.ipynb", settings=None))
+    refused = await jupyter.request("GET", f"/jupyter-checkpoints/kernels/{off}/preflight")
+    assert refused.status_code == 409 and "not switched on" in refused.json()["message"]
 
 
 async def test_polling_is_no_activity(server: Server) -> None:

@@ -72,6 +72,33 @@ async def test_an_idle_kernel_is_saved_once(server: Server, client: AgentClient)
     assert [c.trigger for c in await client.checkpoints()] == ["manual", "manual", "idle", "idle"]
 
 
+async def test_a_kernel_that_works_by_itself_is_saved_again(
+    server: Server, client: AgentClient
+) -> None:
+    """Nobody runs anything, but a thread does: its state is in the next checkpoint."""
+    notebook = server.write("n.ipynb")
+    jupyter = await server.start("--Runtimes.autosave_idle_timeout=1")
+    kernel_id = await jupyter.open(notebook)
+    async with jupyter.events() as events:
+        await jupyter.run(
+            kernel_id,
+            "import os, threading, time\nx = 1\n"
+            "def work():\n"
+            "    global x\n"
+            "    while not os.path.exists('go'): time.sleep(0.1)\n"
+            "    x, end = 2, time.thread_time() + 0.5\n"
+            "    while time.thread_time() < end: pass\n"
+            "threading.Thread(target=work, daemon=True).start()",
+        )
+        first = await events.action("done")
+        (server.root / "go").touch()
+        second = await events.action("done")
+    assert (first["trigger"], second["trigger"]) == ("idle", "idle")
+    await server.stop(signal.SIGKILL)
+    jupyter = await server.start()
+    assert await jupyter.run(await jupyter.open(notebook), "print(x)") == "2"
+
+
 async def test_danger(server: Server, client: AgentClient) -> None:
     on, off = server.write("on.ipynb"), server.write("off.ipynb", settings=None)
     jupyter = await server.start()

@@ -38,7 +38,7 @@ from ...errors import (
 from ...layout import Layout
 from ...models import Finding, Mode
 from .. import binds, criu, monitor, oci, process, timers, userns
-from ..cgroup import Cgroup
+from ..cgroup import Cgroup, cpu_seconds
 from ..identity import Identity
 from ..images import ImageStore
 from ..network import Link, Network
@@ -858,7 +858,12 @@ class EmbeddedEngine(Engine):
         kernel = self._running(kernel_id)
         name = self._name(kernel_id, kernel.state.generation)
         bundle = self._bundle(kernel_id, kernel.state.generation)
+        cpu_file = await asyncio.to_thread(self._cgroup(name).cpu_file)
+        cpu_copy = bundle / "cpu"
         snapshot = self.pool.snapshot_script(name, checkpoint_id)
+        if cpu_file is not None:
+            # Inside the frozen window, like the files: what is used later is no part of the state.
+            snapshot = f"cat {cpu_file} > {cpu_copy} || :\n{snapshot}"
         try:
             if hold:
                 # Data that reached the sockets after the dump would be acknowledged and lost.
@@ -886,8 +891,9 @@ class EmbeddedEngine(Engine):
                     raise _Passing(failure) from error
                 raise failure from error
             raise
+        cpu = await asyncio.to_thread(cpu_seconds, cpu_copy)
         runs_as = RunsAs(uid=kernel.state.uid, user_namespace=kernel.state.user_namespace)
-        return Saved(pause_seconds=pause, facts=msgspec.to_builtins(runs_as))
+        return Saved(pause_seconds=pause, cpu_seconds=cpu, facts=msgspec.to_builtins(runs_as))
 
     async def stop(self, kernel_id: str) -> None:
         kernel = self._running(kernel_id)
@@ -1034,6 +1040,20 @@ class EmbeddedEngine(Engine):
             return 0
         name = self._name(kernel_id, kernel.state.generation)
         return await asyncio.to_thread(self._cgroup(name).memory)
+
+    async def cpu_seconds(self, kernel_id: str) -> float | None:
+        group = self._group(kernel_id)
+        return await asyncio.to_thread(lambda: cpu_seconds(group.cpu_file()) if group else None)
+
+    async def processes(self, kernel_id: str) -> list[int]:
+        group = self._group(kernel_id)
+        return await asyncio.to_thread(group.processes) if group else []
+
+    def _group(self, kernel_id: str) -> Cgroup | None:
+        kernel = self._kernels.get(kernel_id)
+        if kernel is None or not kernel.running:
+            return None
+        return self._cgroup(self._name(kernel_id, kernel.state.generation))
 
     def _running(self, kernel_id: str) -> _Kernel:
         kernel = self._kernels.get(kernel_id)

@@ -89,6 +89,8 @@ class Saved(Struct, frozen=True, kw_only=True):
     """What a save took: processes into the image directory, files into the pool."""
 
     pause_seconds: float
+    cpu_seconds: float | None
+    """Processor time of the container until then, where that is known."""
     facts: dict[str, Any]
 
 
@@ -251,6 +253,14 @@ class Engine(ABC):
     @abstractmethod
     async def unread(self, checkpoint_id: str, timeout: float) -> bool:
         """Wait until no kernel's memory arrives from a checkpoint any more; whether that is so."""
+
+    @abstractmethod
+    async def cpu_seconds(self, kernel_id: str) -> float | None:
+        """Processor time that the container has used; ``None`` if that is not known."""
+
+    @abstractmethod
+    async def processes(self, kernel_id: str) -> list[int]:
+        """The container's processes, as the host numbers them."""
 
     @abstractmethod
     async def memory(self, kernel_id: str) -> int:
