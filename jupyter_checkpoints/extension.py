@@ -7,6 +7,7 @@ server works as ever: then ``GET /jupyter-checkpoints/status`` says what is miss
 from __future__ import annotations
 
 import asyncio
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,18 @@ from .websocket import CheckpointWebsocketConnection
 
 _EVENTS = Path(__file__).parent / "events"
 _CONTENTS_EVENTS = "https://events.jupyter.org/jupyter_server/contents_service/v1"
+
+
+def _stop_on_interrupts(serverapp: ServerApp) -> None:
+    """Let an interrupt end the server as SIGTERM does: with its kernels saved.
+
+    Without a terminal the server would just be gone. This is how JupyterHub ends it.
+    """
+    if (
+        signal.getsignal(signal.SIGINT) is signal.default_int_handler
+        and (handler := signal.getsignal(signal.SIGTERM)) == serverapp._signal_stop
+    ):
+        signal.signal(signal.SIGINT, handler)
 
 
 class CheckpointsExtension(ExtensionApp):
@@ -88,6 +101,7 @@ class CheckpointsExtension(ExtensionApp):
         """Start the timers. Called when the server runs."""
         if self.runtimes is not None:
             self.runtimes.open()
+            _stop_on_interrupts(serverapp)
 
     async def stop_extension(self) -> None:
         """The last moment before the server shuts all kernels down: save them."""

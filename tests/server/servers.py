@@ -22,6 +22,7 @@ from jupyter_server.services.kernels.connection.base import (
     deserialize_msg_from_ws_v1,
     serialize_msg_to_ws_v1,
 )
+from tornado.httpclient import HTTPRequest
 from tornado.websocket import WebSocketClientConnection, websocket_connect
 
 from jupyter_checkpoints.layout import SOCKET_ENV
@@ -130,17 +131,9 @@ class Server:
         self, name: str, *cells: str, kernel: str = PYTHON, settings: Any = ..., tags: Any = ()
     ) -> str:
         """Make a notebook that has runtime checkpoints switched on, if not said otherwise."""
-        made: nbformat.NotebookNode = nbformat.v4.new_notebook()  # type: ignore[no-untyped-call]
-        made.metadata["kernelspec"] = {"name": kernel, "display_name": kernel}
-        if settings is ...:
-            settings = {"enabled": True, "autosave": True}
-        if settings is not None:
-            made.metadata["runtime_checkpoints"] = settings
-        new_cell: Any = nbformat.v4.new_code_cell
-        made.cells = [new_cell(source, metadata={"tags": list(tags)}) for source in cells]
         path = self.root / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        nbformat.write(made, path)  # type: ignore[no-untyped-call]
+        write_notebook(path, *cells, kernel=kernel, settings=settings, tags=tags)
         self._give(path)
         return name
 
@@ -155,6 +148,21 @@ class Server:
         with anyio.fail_after(PATIENCE):
             while text not in self.log.read_text():  # noqa: ASYNC110  (another process's)
                 await anyio.sleep(0.05)
+
+
+def write_notebook(
+    path: Path, *cells: str, kernel: str = PYTHON, settings: Any = ..., tags: Any = ()
+) -> None:
+    """Write a notebook that has runtime checkpoints switched on, if not said otherwise."""
+    made: nbformat.NotebookNode = nbformat.v4.new_notebook()  # type: ignore[no-untyped-call]
+    made.metadata["kernelspec"] = {"name": kernel, "display_name": kernel}
+    if settings is ...:
+        settings = {"enabled": True, "autosave": True}
+    if settings is not None:
+        made.metadata["runtime_checkpoints"] = settings
+    new_cell: Any = nbformat.v4.new_code_cell
+    made.cells = [new_cell(source, metadata={"tags": list(tags)}) for source in cells]
+    nbformat.write(made, path)  # type: ignore[no-untyped-call]
 
 
 class Jupyter:
@@ -247,8 +255,9 @@ class Jupyter:
     async def page(self, kernel_id: str) -> AsyncIterator[Page]:
         """A page that is connected to a kernel."""
         url = f"ws://{self.address}/api/kernels/{kernel_id}/channels"
-        url += f"?token={self.token}&session_id={uuid.uuid4().hex}"
-        page = Page(await websocket_connect(url, subprotocols=[_V1]))
+        url += f"?session_id={uuid.uuid4().hex}"
+        request = HTTPRequest(url, headers={"Authorization": f"token {self.token}"})
+        page = Page(await websocket_connect(request, subprotocols=[_V1]))
         try:
             yield page
         finally:

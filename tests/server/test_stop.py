@@ -13,13 +13,14 @@ from .servers import Server
 pytestmark = pytest.mark.anyio
 
 
-async def test_stopped_and_started_again(server: Server, client: AgentClient) -> None:
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT], ids=["term", "interrupt"])
+async def test_stopped_and_started_again(server: Server, client: AgentClient, signum: int) -> None:
     names = [server.write(f"n{n}.ipynb") for n in range(3)]
     off = server.write("off.ipynb", settings=None)
     jupyter = await server.start()
     for number, name in enumerate([*names, off]):
         await jupyter.run(await jupyter.open(name), f"x = {number}")
-    await server.stop(signal.SIGTERM)
+    await server.stop(signum)
     assert await client.kernels() == []
     assert {c.trigger for c in await client.checkpoints()} == {"shutdown"}
     assert len(await client.checkpoints()) == 3
