@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from .context import Part
-from .models import CheckpointModel, Renewal
+from .models import CheckpointModel, Renewal, is_copy
 from .notebooks import ON_RESUME_TAG
 from .renewal import on_resume_code, random_code
 
 
-def is_remix(checkpoint: CheckpointModel, runtime: str) -> bool:
-    """Whether a kernel of ``runtime`` that begins with it is another one's double."""
-    return checkpoint.trigger == "remix" or checkpoint.runtime != runtime
+def is_double(checkpoint: CheckpointModel, runtime: str) -> bool:
+    """Whether a kernel of ``runtime`` that begins with it may be another one's double."""
+    return is_copy(checkpoint) or checkpoint.runtime != runtime
 
 
 class AfterResume(Part):
@@ -18,7 +18,7 @@ class AfterResume(Part):
 
     def renewals(self, checkpoint: CheckpointModel, runtime: str) -> list[Renewal]:
         """What a new container is to have anew. Asked before it is made."""
-        if not is_remix(checkpoint, runtime):
+        if not is_double(checkpoint, runtime):
             return []
         wanted: list[Renewal] = []
         if self._settings.renew_host_name:
@@ -48,7 +48,7 @@ class AfterResume(Part):
                     f"`{ON_RESUME_TAG}` were not run.\n\n"
                 )
             return
-        double = is_remix(checkpoint, bound.runtime)
+        double = is_double(checkpoint, bound.runtime)
         if double and self._settings.renew_key:
             await self._renew_key(kernel_id)
         if new or double:

@@ -18,11 +18,13 @@ from jupyter_client.manager import AsyncKernelManager
 from msgspec import Struct
 
 from .client import connect
-from .errors import HostNotReady, InvalidRequest
+from .errors import HostNotReady, InvalidRequest, ResumeFailed
 from .kernelspecs import PROVISIONER
 from .models import CheckpointModel
 from .notebook_files import NotebookFile
+from .notebooks import ON_RESUME_TAG
 from .provisioner import ContainerProvisioner
+from .renewal import on_resume_code
 
 #: Cells with this tag are saved after.
 TAG = "checkpoint"
@@ -124,6 +126,8 @@ async def run_notebook(
     await manager.start_kernel(kernel_id=str(uuid.uuid4()), **start)
     try:
         await client.async_start_new_kernel_client()
+        if found is not None:
+            await _after_resume(client.kc, manager, codes)
         number = 0
         for index, cell in enumerate(notebook.cells):
             number += cell.cell_type == "code"
@@ -150,6 +154,24 @@ async def run_notebook(
         resumed_from=found.id if found else "",
         checkpoints=saved,
     )
+
+
+async def _after_resume(client: Any, manager: AsyncKernelManager, codes: Sequence[Any]) -> None:
+    """Run what is registered for that, and the cells with the tag."""
+    spec = manager.kernel_spec
+    work = [on_resume_code(spec.language.lower() if spec is not None else "")]
+    work += [c["source"] for c in codes if ON_RESUME_TAG in c["metadata"].get("tags", [])]
+    for code in filter(None, work):
+        reply = await client.execute_interactive(
+            code, silent=True, store_history=False, allow_stdin=False, output_hook=lambda _: None
+        )
+        content = reply["content"]
+        if content["status"] != "ok":
+            raise ResumeFailed(
+                "What is to be run after a resume failed.",
+                reason=f"{content.get('ename', content['status'])}: {content.get('evalue', '')}",
+                hint="Mend the cell, or run the notebook with --fresh.",
+            )
 
 
 def _absolute(path: Path) -> Path:

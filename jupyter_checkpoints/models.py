@@ -282,9 +282,14 @@ class CheckpointModel(Struct, frozen=True, kw_only=True):
     """``None`` if it was not read again yet."""
 
 
+def is_copy(checkpoint: CheckpointModel) -> bool:
+    """Whether another kernel may live on from the very state that it holds."""
+    return checkpoint.trigger in ("remix", "import")
+
+
 def renewals(checkpoint: CheckpointModel) -> list[Renewal]:
     """What a container that begins with this checkpoint should have anew: nothing, or all."""
-    return ["host_name", "machine_id"] if checkpoint.trigger == "remix" else []
+    return ["host_name", "machine_id"] if is_copy(checkpoint) else []
 
 
 class Usage(Struct, frozen=True, kw_only=True):

@@ -95,13 +95,26 @@ class NotebookFile:
         return runtime
 
     def own_runtime(self) -> str:
-        """Its runtime, given to it now if it has none."""
-        runtime = self.runtime()
-        if not runtime:
+        """Its runtime, given to it now if it has none, or one that is another notebook's."""
+        carried = runtime = self.runtime()
+        if not runtime or self._is_anothers(runtime):
             runtime = str(uuid.uuid4())
             self.change(runtime=runtime)
-        self.register(runtime)
+        self.register(runtime, source=carried if carried != runtime else "")
         return runtime
+
+    def _is_anothers(self, runtime: str) -> bool:
+        """Whether this is a copy of a notebook that is still there."""
+        try:
+            entry = Registry().find(runtime)
+        except (sqlite3.Error, OSError):
+            return False
+        return (
+            entry is not None
+            and entry.place != self.place
+            and not entry.deleted
+            and os.path.exists(entry.place)
+        )
 
     def register(self, runtime: str, source: str = "") -> None:
         """Let the user's servers know whose runtime it is, and which one it is a remix of."""

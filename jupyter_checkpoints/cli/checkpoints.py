@@ -156,9 +156,13 @@ class ResumeApp(AgentCommand):
     or killed. In place, the kernel itself goes back to the saved state; programs that are
     connected to it stay connected.
 
+    A notebook stands for its newest checkpoint, or the one that --checkpoint says; in place it is
+    the kernel that runs for it now.
+
     With --json: {"kernel_id": ..., "connection_file": ...}."""
     examples = """\
 jupyter checkpoints resume 8a1e
+jupyter checkpoints resume analysis.ipynb --checkpoint 8a1e
 jupyter console --existing "$(jupyter checkpoints resume 8a1e)"
 jupyter checkpoints resume 8a1e --in-place"""
 
@@ -166,8 +170,13 @@ jupyter checkpoints resume 8a1e --in-place"""
         config=True
     )
     kernel = Unicode("", help="Put this kernel back to this state.").tag(config=True)
+    checkpoint = Unicode("", help="Of the notebook's checkpoints, this one.").tag(config=True)
 
-    aliases = {**AgentCommand.aliases, "kernel": "ResumeApp.kernel"}
+    aliases = {
+        **AgentCommand.aliases,
+        "kernel": "ResumeApp.kernel",
+        "checkpoint": "ResumeApp.checkpoint",
+    }
     flags = {
         **AgentCommand.flags,
         "in-place": (
@@ -177,14 +186,19 @@ jupyter checkpoints resume 8a1e --in-place"""
     }
 
     async def work(self, agent: AgentClient) -> None:
-        model = await resolve.checkpoint(agent, self.extra_args[0])
+        named = self.extra_args[0]
+        if self.checkpoint:
+            model = await resolve.checkpoint_of(agent, named, self.checkpoint)
+        else:
+            model = await resolve.checkpoint(agent, named)
         if not self.json:
             for finding in (await agent.preflight(model.id)).findings:
                 if finding.severity == "warn":  # what blocks is in the agent's answer
                     print(f"Note: {finding.message} {finding.hint}".strip(), file=sys.stderr)
         with self.progress("Resuming") as progress:
             if self.in_place or self.kernel:
-                target = await resolve.kernel(agent, self.kernel or model.kernel_id)
+                its_own = named if named.endswith(".ipynb") else model.kernel_id
+                target = await resolve.kernel(agent, self.kernel or its_own)
                 kernel = await agent.resume(target.id, model.id, progress)
             else:
                 request = StartRequest(

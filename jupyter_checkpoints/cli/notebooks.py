@@ -9,7 +9,7 @@ from pathlib import Path
 from ..client import AgentClient
 from ..errors import Conflict
 from ..metadata import write_settings
-from ..models import CheckpointModel, CopyRequest, Mount
+from ..models import CheckpointModel, CopyRequest, Mount, SaveRequest
 from ..notebook_files import NotebookFile
 from .base import AgentCommand, Command
 
@@ -52,9 +52,10 @@ class RemixApp(AgentCommand):
     arguments = (2, 2)
     description = """Copy a notebook together with its newest runtime checkpoint.
 
-    The copy goes on from there by itself; neither knows of the other. It keeps the secrets that
-    were in the kernel's memory. If it is another user's notebook, who has shared its checkpoint
-    with you, the copy's directory takes the place of his.
+    If its kernel is running, that is saved first. The copy goes on from there by itself; neither
+    knows of the other. It keeps the secrets that were in the kernel's memory. If it is another
+    user's notebook, who has shared its checkpoint with you, the copy's directory takes the place of
+    his.
 
     With --json: the copy's first checkpoint (see docs/cli.md)."""
     examples = "jupyter checkpoints remix analysis.ipynb variant.ipynb"
@@ -65,6 +66,7 @@ class RemixApp(AgentCommand):
         if target.exists():
             raise Conflict(f"There is a file {target} already.", hint="Choose another name.")
         runtime = notebook.required_runtime()
+        await _save_running(agent, runtime)
         newest = await agent.checkpoints(runtime=runtime)
         request = CopyRequest(runtime=str(uuid.uuid4()))
         if not newest and (newest := await agent.checkpoints(runtime=runtime, shared=True)):
@@ -92,6 +94,13 @@ class RemixApp(AgentCommand):
             print(f"It begins with runtime checkpoint {made.id}.", file=sys.stderr)
 
         self.print_result(made, show)
+
+
+async def _save_running(agent: AgentClient, runtime: str) -> None:
+    """A copy is to go on from what the original is now, not from when it was saved last."""
+    for kernel in await agent.kernels():
+        if kernel.runtime == runtime and kernel.state == "running":
+            await agent.save(kernel.id, SaveRequest(trigger="remix"))
 
 
 def _own_directory(shared: CheckpointModel, directory: Path) -> list[Mount]:

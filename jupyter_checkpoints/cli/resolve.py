@@ -52,6 +52,17 @@ async def checkpoint(agent: AgentClient, text: str) -> CheckpointModel:
     return one(await agent.checkpoints(), text, "checkpoint", "jupyter checkpoints list")
 
 
+async def checkpoint_of(agent: AgentClient, notebook: str, text: str) -> CheckpointModel:
+    """One checkpoint of a notebook. Raises as :func:`kernel`, and if it is not one of it."""
+    if not notebook.endswith(_NOTEBOOK):
+        raise InvalidRequest(
+            f"{notebook!r} is no notebook.", hint="Name the checkpoint alone, or a notebook."
+        )
+    runtime = NotebookFile(Path(notebook)).required_runtime()
+    models = await agent.checkpoints(runtime=runtime)
+    return one(models, text, f"checkpoint of {notebook}", "jupyter checkpoints list")
+
+
 def one(models: Iterable[M], text: str, noun: str, command: str) -> M:
     """The one of ``models`` whose id is ``text``, or begins with it. Raises as :func:`kernel`."""
     found = [model for model in models if text and model.id.startswith(text)]

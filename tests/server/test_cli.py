@@ -93,6 +93,12 @@ async def test_a_servers_notebook(server: Server, command: Commands, client: Age
     printed = await jupyter.run(await jupyter.open(other), "print(x)")
     assert printed.startswith("42")
 
+    await jupyter.run(kernel_id, "x = 43")
+    await command.json("save", notebook)
+    older = await command.json("resume", notebook, "--checkpoint", saved["id"][:8])
+    await command("kill", older["kernel_id"])
+    await command("resume", notebook, "--checkpoint", copied["id"], code=3)
+    await command("resume", saved["id"], "--checkpoint", saved["id"], code=2)
     resumed = await command.json("resume", notebook)
     assert resumed["kernel_id"] in {k.id for k in await client.kernels()}
     await command("kill", resumed["kernel_id"])
@@ -110,6 +116,51 @@ async def test_an_export_goes_on_where_it_was_broken_off(server: Server, command
         await command("export", notebook, f"n{length}.tar")
         assert (server.root / f"n{length}.tar").read_bytes() == whole
         assert not part.exists()
+
+
+async def test_a_notebook_travels_with_its_archive(server: Server, command: Commands) -> None:
+    notebook = server.write("n.ipynb", "print(x)")
+    jupyter = await server.start()
+    kernel_id = await jupyter.open(notebook)
+    await jupyter.run(kernel_id, "x = 42")
+    saved = await jupyter.save(kernel_id)
+    (server.root / "parcel").mkdir()
+    (server.root / "here").mkdir()
+    exported = await command.json("export", notebook, "parcel/work.tar")
+    assert exported["notebook"] == "parcel/work.ipynb"
+    await command("export", notebook, "parcel/work.ipynb", code=2)
+
+    imported = await command.json("import", "parcel/work.tar", "here")
+    assert server.metadata("here/work.ipynb")["runtime"] == imported["runtime"] != saved["runtime"]
+    arrived = await jupyter.open("here/work.ipynb")
+    assert (await jupyter.run(arrived, "print(x)")).startswith("42")
+    # It is another kernel than the one that goes on here.
+    key = "print(get_ipython().kernel.session.key)"
+    assert await jupyter.run(arrived, key) != await jupyter.run(kernel_id, key)
+
+    # Nothing is overwritten, and what is refused leaves nothing.
+    before = (server.root / "here" / "work.ipynb").read_bytes()
+    count = len(await jupyter.ours("GET", "checkpoints"))
+    await command("import", "parcel/work.tar", "here", code=4)
+    (server.root / "parcel" / "alone.tar").write_bytes(b"x")
+    await command("import", "parcel/alone.tar", "here", code=3)
+    assert (server.root / "here" / "work.ipynb").read_bytes() == before
+    assert len(await jupyter.ours("GET", "checkpoints")) == count
+    # Where the notebook is beside the archive already, it is bound to it there.
+    bound = await command.json("import", "parcel/work.tar", "parcel")
+    assert bound["runtime"] == server.metadata("parcel/work.ipynb")["runtime"]
+    assert bound["runtime"] not in (saved["runtime"], imported["runtime"])
+    assert [c["id"] for c in await jupyter.checkpoints(notebook)] == [saved["id"]]
+
+
+async def test_a_running_kernel_is_saved_for_a_remix(server: Server, command: Commands) -> None:
+    notebook = server.write("n.ipynb")
+    jupyter = await server.start()
+    kernel_id = await jupyter.open(notebook)
+    await jupyter.save(kernel_id)
+    await jupyter.run(kernel_id, "x = 'now'")
+    await command("remix", notebook, "copy.ipynb")
+    assert await jupyter.run(await jupyter.open("copy.ipynb"), "print(x)") == "now"
 
 
 async def test_prune(server: Server, command: Commands, client: AgentClient) -> None:
