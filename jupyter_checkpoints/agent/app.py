@@ -50,6 +50,8 @@ class AgentApp(JupyterApp):
     name = "jupyter-checkpoints-agent"
     version = __version__
     description = "The privileged process that runs, saves and resumes kernels on this host."
+    #: To go on with defaults would be to go on without the administrator's limits.
+    raise_config_file_errors = True
 
     data_dir_path = Unicode(
         str(layout.DATA_DIR), help="Where checkpoints, images and kernels' files are kept."
@@ -145,6 +147,7 @@ class AgentApp(JupyterApp):
     ).tag(config=True)
 
     aliases = {
+        "config": "JupyterApp.config_file",
         "data-dir": "AgentApp.data_dir_path",
         "run-dir": "AgentApp.run_dir_path",
         "images-dir": "AgentApp.images_dir",

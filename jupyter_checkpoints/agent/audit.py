@@ -15,6 +15,8 @@ from typing import Literal
 from msgspec import Struct
 
 log = logging.getLogger("jupyter_checkpoints.audit")
+#: Whatever level the agent's log has.
+log.setLevel(logging.INFO)
 
 #: So many lines of one user at once, and so many a second in the long run; what is more is
 #: counted and not written. Connections are counted apart from requests.

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 import stat
+import subprocess
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -90,3 +94,45 @@ async def test_images_are_for_root(shared: Agent, users: Users) -> None:
         ):
             with pytest.raises(Exception, match="Only root"):
                 await request
+
+
+_LOGGING = """
+c.AgentApp.logging_config = {{
+    "formatters": {{"audit": {{"format": "AUDIT %(message)s"}}}},
+    "handlers": {{"audit": {{"class": "logging.StreamHandler", "formatter": "audit"}}}},
+    "loggers": {{"jupyter_checkpoints.audit": {{"handlers": ["audit"], "level": "INFO"}}}},
+}}
+c.AgentApp.allowed_groups = [{group!r}]
+"""
+
+
+def test_the_audit_log_goes_where_it_is_sent(
+    default_image: None, users: Users, tmp_path: Path
+) -> None:
+    """As docs/security.md says."""
+    config = tmp_path / "config.py"
+    config.write_text(_LOGGING.format(group=users.group))
+    with running_agent(f"--config={config}") as agent:
+        assert _status(users.alice, agent, "root").startswith("NotAllowed")
+        said = agent.log.read_text().splitlines()
+    (line,) = [json.loads(text[6:]) for text in said if text.startswith("AUDIT ")]
+    assert (line["uid"], line["outcome"]) == (users.alice.uid, "refused")
+
+
+def test_a_configuration_that_cannot_be_read_ends_the_agent(tmp_path: Path) -> None:
+    """It does not go on without the administrator's limits."""
+    config = tmp_path / "config.py"
+    config.write_text("c.AgentApp.user_kernels = 3\nc.AgentApp.user_memory = (\n")
+    done = subprocess.run(
+        [
+            *(sys.executable, "-m", "jupyter_checkpoints.agent", f"--config={config}"),
+            *(f"--run-dir={tmp_path}/run", f"--data-dir={tmp_path}/data"),
+        ],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode != 0
+    assert "user_memory" in done.stderr
+    assert not (tmp_path / "run").exists()
