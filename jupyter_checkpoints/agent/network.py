@@ -198,28 +198,26 @@ class Network:
         return f"set -e\n{find}" + self._script(link, f"netns attach {link.namespace} $pid", active)
 
     def _script(self, link: Link, make: str, active: bool) -> str:
+        """Few programs: each takes milliseconds, at every start."""
         host = [make, f"link add {link.veth} type veth peer name eth0 netns {link.namespace}"]
+        inside = ["link set lo up", f"addr add {link.address}/32 dev eth0"]
+        settings = f"echo 1 > /proc/sys/net/ipv4/conf/{link.veth}/rp_filter\n"
         if self._ipv6:
-            # Here, because an address of its own comes as soon as a link is up.
+            # An address of its own comes as soon as a link is up.
             host.append(f"link set {link.veth} addrgenmode none")
+            inside.append("link set eth0 addrgenmode none")
+            settings += f"echo 1 > /proc/sys/net/ipv6/conf/{link.veth}/disable_ipv6\n"
         if active:
             host += self._connect(link)
-        inside = [
-            "link set lo up",
-            f"addr add {link.address}/32 dev eth0",
-            "link set eth0 up",
-            f"route add default via {self.gateway} dev eth0 onlink",
-        ]
-        off = "echo 1 > /proc/sys/net/ipv6/conf/{}/disable_ipv6\n"
-        return "".join(
-            (
-                "ip -batch - <<END\n" + "\n".join(host) + "\nEND\n",
-                f"echo 1 > /proc/sys/net/ipv4/conf/{link.veth}/rp_filter\n",
-                off.format(link.veth) if self._ipv6 else "",
-                f"exec nsenter --net=/run/netns/{link.namespace} sh -e -c '",
-                off.format("eth0") if self._ipv6 else "",
-                "exec ip -batch -' <<END\n" + "\n".join(inside) + "\nEND\n",
-            )
+        inside += ["link set eth0 up", f"route add default via {self.gateway} dev eth0 onlink"]
+        return (
+            "ip -batch - <<END\n"
+            + "\n".join(host)
+            + "\nEND\n"
+            + settings
+            + f"exec ip -n {link.namespace} -batch - <<END\n"
+            + "\n".join(inside)
+            + "\nEND\n"
         )
 
     def _connect(self, link: Link) -> list[str]:

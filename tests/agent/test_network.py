@@ -99,6 +99,18 @@ async def test_kernels_change_no_address_of_the_host(agent: Agent, launch: Launc
         assert any(n.startswith(f"jrc{agent.layout.instance}") for n in watch.names.values())
 
 
+async def test_no_kernel_has_an_address_that_it_was_not_given(launch: Launch) -> None:
+    """Before and after a resume; the link's other end takes no IPv6 either."""
+    kernel = await launch.start()
+    clone = await launch.resume(await kernel.save())
+    for side in (kernel, clone):
+        text = await side.run(
+            "print([line.split()[-1] for line in open('/proc/net/if_inet6')], "
+            "[line.split()[1] for line in open('/proc/net/fib_trie') if '|--' in line])"
+        )
+        assert "eth0" not in text and _address(side.model) in text
+
+
 async def test_no_kernel_reaches_another(launch: Launch) -> None:
     one, other = await launch.start(), await launch.start()
     attempt = (

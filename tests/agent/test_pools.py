@@ -15,6 +15,7 @@ from jupyter_checkpoints.layout import Layout
 from jupyter_checkpoints.models import SaveRequest, StartRequest
 
 from .agents import Agent, wait_until
+from .callers import for_all_callers
 from .cells import CellError, run
 from .conftest import running_agent
 from .kernels import connected, python_kernel
@@ -84,10 +85,11 @@ def pool_agent(request: pytest.FixtureRequest, disk: Path, default_image: None) 
     ],
     indirect=["disk", "pool_agent"],
 )
-async def test_save_resume_clone(pool_agent: Agent, keeps_inodes: bool) -> None:
+@for_all_callers
+async def test_save_resume_clone(pool_agent: Agent, keeps_inodes: bool, caller: int) -> None:
     agent = pool_agent
     kernel_id, clone_id = str(uuid.uuid4()), str(uuid.uuid4())
-    async with AgentClient(agent.socket) as client:
+    async with AgentClient(agent.socket, user=caller or None) as client:
         assert (await client.status()).pool == agent.options[-1].partition("=")[2]
         model = await client.start_kernel(python_kernel(kernel_id, detached=True))
         async with connected(model) as channels:
@@ -109,8 +111,10 @@ async def test_save_resume_clone(pool_agent: Agent, keeps_inodes: bool) -> None:
                 StartRequest(kernel_id=clone_id, checkpoint=saved.id, detached=True)
             )
             look = (
-                "print(open('/root/log').read().split(), os.path.exists('/etc/issue'),"
-                "os.path.exists('/root/d/hard'), len(open('/root/d/soft').read()))"
+                # In one piece: others print as well.
+                "print('{} {} {} {}'.format(open('/root/log').read().split(), "
+                "os.path.exists('/etc/issue'), os.path.exists('/root/d/hard'), "
+                "len(open('/root/d/soft').read())))"
             )
             async with connected(clone) as others:
                 # Where inode numbers change, IPython says that its history is lost.

@@ -18,8 +18,9 @@ from jupyter_checkpoints.client import AgentClient
 from jupyter_checkpoints.errors import PreflightBlocked, SaveFailed
 from jupyter_checkpoints.models import CopyRequest, Mount, SaveRequest
 
+from ..users import Users
 from .agents import Agent
-from .callers import OTHER, USER, directory_of, for_a_user
+from .callers import OTHER, ROOT, USER, directory_of, for_a_user
 from .cells import PATIENCE, CellError
 from .conftest import running_agent
 from .kernels import python_kernel
@@ -62,6 +63,30 @@ async def test_what_it_writes_is_the_users(kernel: Kernel, notebooks: Path) -> N
         "if os.chmod('/work', 0o777) is None else 0"
     )
     assert (notebooks / "other").stat().st_uid > 2**30
+
+
+async def test_it_may_what_the_users_groups_may(agent: Agent, users: Users) -> None:
+    """The directory of a project is shared by a group; also after a resume."""
+    async with AgentClient(agent.socket, user=users.alice.name) as alice:
+        launch = Launch(alice)
+        with directory_of(ROOT) as project:
+            os.chown(project, ROOT, users.alice.groups[0])
+            project.chmod(0o2770)
+            mount = Mount(source=str(project), target="/project")
+            try:
+                kernel = await launch.start(
+                    python_kernel(str(uuid4()), mounts=[mount], detached=True)
+                )
+                await kernel.run("import os; open('/project/before', 'w').close()")
+                saved = await kernel.save(SaveRequest(stop=True))
+                await alice.resume(kernel.model.id, saved.id)
+                await kernel.run("open('/project/after', 'w').close()")
+                found = {path.name: path.stat() for path in project.iterdir()}
+                assert found.keys() == {"before", "after"}
+                owners = {(info.st_uid, info.st_gid) for info in found.values()}
+                assert owners == {(users.alice.uid, users.alice.groups[0])}
+            finally:
+                await launch.end()
 
 
 async def test_what_the_user_may_not_it_may_not(kernel: Kernel, notebooks: Path) -> None:
