@@ -14,6 +14,10 @@ DATA_DIR = Path("/var/lib/jupyter-checkpoints")
 RUN_DIR = Path("/run/jupyter-checkpoints")
 #: The private prefix that ``setup`` installs CRIU into; ``bin/criu`` in it runs it.
 CRIU_PREFIX = Path("/opt/jupyter-checkpoints/criu")
+#: Where ``setup --engine docker`` puts the OCI runtime that Docker runs.
+DOCKER_RUNTIME = Path("/opt/jupyter-checkpoints/docker")
+#: Where agents leave their requests to that runtime, one file for each container's id.
+REQUESTS = RUN_DIR / "requests"
 #: Whose members may use the agent of a host; made by ``setup``.
 GROUP = "jupyter-checkpoints"
 #: The header of a request in which root names the user that it is for, by name or number.

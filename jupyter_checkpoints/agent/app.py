@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from jupyter_core.application import JupyterApp
-from traitlets import Bool, Enum, Float, Int, List, Unicode
+from traitlets import Bool, Dict, Enum, Float, Int, List, Unicode
 
 from .. import __version__, layout
 from ..errors import CheckpointsError, Conflict, HostNotReady, NotAllowed
@@ -28,9 +28,13 @@ from .api import application
 from .audit import Audit
 from .checkpoints import CheckpointService
 from .connections import AgentServer, raise_descriptor_limit
+from .docker_images import DockerImages
+from .engines.choice import choose
+from .engines.docker import HOST_CONFIG, DockerEngine
 from .engines.embedded import EmbeddedEngine
+from .engines.engine import Engine
 from .identity import PathOpener, group_ids
-from .images import ImageStore
+from .images import Images, ImageStore
 from .kernels import KernelService
 from .network import Network
 from .preflight import host_facts
@@ -80,6 +84,21 @@ class AgentApp(JupyterApp):
     ).tag(config=True)
     max_connections = Int(
         256, help="Connections that one user may have: a kernel that is watched takes one."
+    ).tag(config=True)
+    engine = Enum(
+        ["auto", "embedded", "docker"],
+        "auto",
+        help="Who holds the kernels' containers: the agent itself, or Docker Engine. auto: Docker "
+        "if it answers and `setup --engine docker` has registered the runtime. As long as there "
+        "are kernels, auto stays with the engine that they were started by.",
+    ).tag(config=True)
+    docker_host = Unicode(
+        "", help="URL of Docker's socket, if it is not the usual one: unix:///run/docker.sock."
+    ).tag(config=True)
+    extra_host_config = Dict(
+        key_trait=Enum(sorted(HOST_CONFIG)),
+        help="With Docker: further limits and logging of kernels' containers, by the names of the "
+        "Docker SDK: " + ", ".join(sorted(HOST_CONFIG)) + ".",
     ).tag(config=True)
     pool = Enum(
         ["auto", "btrfs", "reflink", "copy"],
@@ -153,6 +172,8 @@ class AgentApp(JupyterApp):
         "images-dir": "AgentApp.images_dir",
         "subnet": "AgentApp.subnet",
         "pool": "AgentApp.pool",
+        "engine": "AgentApp.engine",
+        "docker-host": "AgentApp.docker_host",
         "log-level": "Application.log_level",
     }
 
@@ -202,8 +223,10 @@ class AgentApp(JupyterApp):
         tools = await asyncio.to_thread(find_tools)
         seccomp = await asyncio.to_thread(load_profile)
         pool = await asyncio.to_thread(open_pool, paths, self.pool)
-        facts = await asyncio.to_thread(host_facts, tools, EmbeddedEngine.name, pool.name)
-        images = ImageStore(paths.images)
+        engine_name, docker = await asyncio.to_thread(choose, self.engine, self.docker_host, paths)
+        facts = await asyncio.to_thread(host_facts, tools, engine_name, pool.name)
+        store = ImageStore(paths.images)
+        images: Images = store if docker is None else DockerImages(docker, store)
         checkpoints = CheckpointService(
             layout=paths,
             images=images,
@@ -232,19 +255,18 @@ class AgentApp(JupyterApp):
         )
         network = Network(paths.instance, self.subnet, self.outbound_nat)
         subids = SubordinateIds(paths.subordinate_ids, self.first_subordinate_id)
-        engine = EmbeddedEngine(
-            paths,
-            tools,
-            images,
-            pool,
-            network,
-            subids,
-            seccomp,
-            service.on_exit,
-            self.criu_timeout,
-            lazy_resume=self.lazy_resume == "auto",
-            user_namespaces=self.user_namespaces,
-        )
+        below = (pool, network, subids, seccomp, service.on_exit, self.criu_timeout)
+        options = {
+            "lazy_resume": self.lazy_resume == "auto",
+            "user_namespaces": self.user_namespaces,
+        }
+        engine: Engine
+        if isinstance(images, DockerImages):
+            engine = DockerEngine(
+                images, paths, tools, *below, host_config=self.extra_host_config, **options
+            )
+        else:
+            engine = EmbeddedEngine(paths, tools, store, *below, **options)
         try:
             await service.open(engine)
         except BaseException:

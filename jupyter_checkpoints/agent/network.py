@@ -174,6 +174,20 @@ class Network:
                     hint="Give the agent another `subnet`.",
                 )
 
+    async def pass_firewall_of_docker(self) -> None:
+        """Let kernels' packets through where Docker drops whatever it does not know itself.
+
+        Docker gives others a chain of its own for that, and keeps what is in it.
+        """
+        for direction in ("--source", "--destination"):
+            rule = ("DOCKER-USER", direction, str(self.subnet), "--jump", "ACCEPT")
+            if not await self._quietly("iptables", "--wait", "--list-rules", "DOCKER-USER"):
+                return
+            try:
+                await process.run("iptables", "--wait", "-C", *rule, env=_ENV, timeout=_TIMEOUT)
+            except CommandFailed:
+                await self._quietly("iptables", "--wait", "-I", *rule)
+
     async def close(self) -> None:
         """Remove the rules; called at the agent's end if no kernel is left."""
         if not self._open:

@@ -1,0 +1,93 @@
+"""The connection to Docker Engine, through its own SDK. Everything here blocks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from ..errors import CheckpointsError, HostNotReady
+from .docker_setup import RUNTIME
+
+#: The storage drivers whose layers can be laid under the agent's own: Docker's classic one, and
+#: that of containerd's image store.
+_DRIVERS = ("overlay2", "overlayfs")
+#: A start may be a restore of many gigabytes; it is the caller who bounds it.
+_SECONDS = 24 * 3600.0
+_SETUP_HINT = "Run `sudo jupyter checkpoints setup --engine docker`."
+
+
+class DockerFailed(Exception):
+    """Docker Engine could not do what it was asked; the message is its own."""
+
+
+class DockerMissing(DockerFailed):
+    """Docker Engine does not have the container or image."""
+
+
+def connect(host: str) -> Any:
+    """A ``docker.APIClient`` to the engine at ``host`` (a URL; empty: the usual socket).
+
+    Called by the agent when it starts. The client may be used by any number of threads.
+
+    Raises
+    ------
+    HostNotReady
+        If it cannot be used: no SDK, no answer, the runtime is not registered, or its storage
+        driver is none of those that are supported.
+    """
+    try:
+        import docker
+    except ImportError as error:
+        raise HostNotReady(
+            "The Python SDK of Docker is not installed.",
+            reason=str(error),
+            hint="pip install 'jupyter-runtime-checkpoints[docker]'",
+        ) from error
+    with told():
+        url = host or "unix:///var/run/docker.sock"
+        api = docker.APIClient(base_url=url, version="auto", timeout=_SECONDS)
+        info = api.info()
+    if RUNTIME not in info.get("Runtimes", {}):
+        raise HostNotReady(
+            "Docker Engine does not know the OCI runtime of runtime checkpoints.",
+            reason=f"`{RUNTIME}` is not among its runtimes",
+            hint=_SETUP_HINT,
+        )
+    if info.get("Driver") not in _DRIVERS:
+        raise HostNotReady(
+            f"Docker's storage driver {info.get('Driver')!r} is not supported.",
+            reason=f"The files of kernels can be saved with {' or '.join(_DRIVERS)}.",
+            hint="Set `storage-driver` in Docker's daemon.json, or use the embedded engine.",
+        )
+    return api
+
+
+@contextmanager
+def told() -> Iterator[None]:
+    """Errors of the SDK become :class:`DockerFailed`, or one of ours if Docker does not answer."""
+    from docker.errors import APIError, DockerException
+    from docker.errors import NotFound as Missing
+    from requests.exceptions import RequestException
+
+    try:
+        yield
+    except Missing as error:
+        raise DockerMissing(str(error.explanation or error)) from error
+    except APIError as error:
+        raise DockerFailed(str(error.explanation or error)) from error
+    except (DockerException, RequestException, OSError) as error:
+        raise HostNotReady(
+            "Docker Engine does not answer.",
+            reason=str(error),
+            hint="Start it, or have the agent use the embedded engine.",
+        ) from error
+
+
+def is_ready(host: str) -> bool:
+    """Whether ``engine = auto`` takes Docker: it answers, and the runtime is registered."""
+    try:
+        connect(host).close()
+    except CheckpointsError:
+        return False
+    return True

@@ -1,0 +1,399 @@
+"""The Docker engine: Docker Engine holds the containers, in place of a monitor of our own.
+
+To Docker a kernel's container is one like any other: ``docker ps``, ``logs``, ``stats``, ``exec``,
+``top``, ``kill`` and ``update`` work. What Docker cannot do is done beneath it: its own checkpoints
+take ten times as long (and since version 28 cannot be resumed), its layers cannot be snapshot, and
+its networks do not keep a kernel's address. So layers, networks, saving and resuming are the
+embedded engine's, and the OCI runtime ``jupyter-checkpoints`` puts a container together of both
+(:mod:`..docker_runtime`). That is also why a checkpoint of either engine can be resumed by the
+other.
+
+That a container has ended is told by the kernel, through a pidfd, at once and whether Docker runs
+or not; how it ended is asked of Docker then. Containers are found by their labels.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import logging
+import os
+import shutil
+import signal
+import threading
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from msgspec import Struct
+
+from ... import layout as places
+from ...errors import CheckpointsError, HostNotReady, NotAllowed, OperationTimeout
+from ...layout import INIT_PATH, Layout
+from .. import process
+from ..cgroup import Cgroup
+from ..docker_client import DockerFailed, DockerMissing, told
+from ..docker_images import DockerImages
+from ..docker_setup import RUNTIME
+from ..monitor import Log
+from ..network import Network
+from ..rootfs import Pool
+from ..seccomp import DEFAULT_CAPABILITIES
+from ..tools import Tools
+from .embedded import _LOG_FILES, _LOG_SIZE, EmbeddedEngine, _Held, _Kernel
+from .engine import Adopted, ContainerSpec, OnExit, Source
+
+log = logging.getLogger(__name__)
+
+_LABEL = "org.jupyter.runtime-checkpoints"
+_AGENT, _KERNEL, _GENERATION = f"{_LABEL}.agent", f"{_LABEL}.kernel", f"{_LABEL}.generation"
+_ADDRESS = f"{_LABEL}.address"
+#: What may be set besides: resources and logging. What keeps kernels apart from the host is in the
+#: agent's own configuration of their containers, whatever Docker was told.
+HOST_CONFIG = frozenset(
+    {
+        "blkio_weight",
+        "cgroup_parent",
+        "cpu_shares",
+        "cpuset_cpus",
+        "cpuset_mems",
+        "device_read_bps",
+        "device_write_bps",
+        "log_config",
+        "mem_reservation",
+        "mem_swappiness",
+        "oom_kill_disable",
+    }
+)
+_INIT = Path("/usr/bin/tini-static")
+_EXIT_SECONDS = 20
+_DRAIN_SECONDS = 5.0
+
+
+class _Place(Struct, frozen=True, kw_only=True):
+    """Where a generation's container is; ``docker.json`` in its bundle."""
+
+    container: str
+    runc_root: str
+    cgroup: str
+
+
+class DockerEngine(EmbeddedEngine):
+    """See the module, and :class:`~jupyter_checkpoints.agent.engines.engine.Engine`.
+
+    Parameters
+    ----------
+    images:
+        Docker's, with its client.
+    host_config:
+        Further arguments of ``APIClient.create_host_config``, some of :data:`HOST_CONFIG`.
+    """
+
+    name = "docker"
+
+    def __init__(
+        self,
+        images: DockerImages,
+        layout: Layout,
+        tools: Tools,
+        pool: Pool,
+        network: Network,
+        seccomp: dict[str, Any],
+        on_exit: OnExit,
+        criu_timeout: float,
+        *,
+        host_config: Mapping[str, Any],
+    ) -> None:
+        super().__init__(layout, tools, images.store, pool, network, seccomp, on_exit, criu_timeout)
+        self.api = images.api
+        self.docker_images = images
+        self.host_config = dict(host_config)
+        self.requests = places.REQUESTS
+        self._places: dict[str, _Place] = {}
+        self._followers: dict[str, threading.Thread] = {}
+        self._closing = threading.Event()
+
+    # -- names ---------------------------------------------------------------------------------
+
+    def _cgroup(self, name: str) -> Cgroup:
+        place = self._places.get(name)
+        return Cgroup(place.cgroup) if place is not None else super()._cgroup(name)
+
+    def _runc_state(self, name: str) -> tuple[Path, str]:
+        place = self._places[name]
+        return Path(place.runc_root), place.container
+
+    def _labels(self, name: str) -> dict[str, str]:
+        kernel, _, generation = name.rpartition(".")
+        return {_AGENT: str(self.layout.run_dir), _KERNEL: kernel, _GENERATION: generation}
+
+    # -- start of the agent, end of the agent --------------------------------------------------
+
+    async def open(self, known: dict[str, bool], checkpoints: set[str]) -> dict[str, Adopted]:
+        await asyncio.to_thread(self._open_requests)
+        adopted = await super().open(known, checkpoints)
+        await self.network.pass_firewall_of_docker()
+        return adopted
+
+    def _open_requests(self) -> None:
+        """Have a place for requests; what an earlier agent left there is not to be used."""
+        self.requests.parent.mkdir(mode=0o711, parents=True, exist_ok=True)
+        self.requests.mkdir(mode=0o700, exist_ok=True)
+        for path in self.requests.iterdir():
+            with contextlib.suppress(OSError, ValueError, KeyError):
+                if json.loads(path.read_bytes())["instance"] == str(self.layout.run_dir):
+                    path.unlink()
+
+    async def _adopt(self, directory: Path, stopped: bool) -> Adopted:
+        await asyncio.to_thread(self._find_places, directory)
+        return await super()._adopt(directory, stopped)
+
+    def _find_places(self, directory: Path) -> None:
+        for path in directory.glob("*/docker.json"):
+            name = self._name(directory.name, int(path.parent.name))
+            with contextlib.suppress(OSError, msgspec.DecodeError):
+                self._places[name] = msgspec.json.decode(path.read_bytes(), type=_Place)
+
+    def _sweep_containers(self, running: set[str]) -> None:
+        with told():
+            found = self.api.containers(
+                all=True, filters={"label": f"{_AGENT}={self.layout.run_dir}"}
+            )
+        for container in found:
+            labels = container["Labels"]
+            name = f"{labels.get(_KERNEL)}.{labels.get(_GENERATION)}"
+            if name not in running:
+                self._remove_container(container["Id"])
+                log.info("Removed a container of an earlier agent: %s", name)
+
+    async def close(self) -> None:
+        self._closing.set()
+        await super().close()
+
+    async def _keep_spare(self) -> None:
+        async with self._spare_lock:
+            await self.network.keep_spare({k.state.index for k in self._kernels.values()})
+
+    # -- starting and resuming -----------------------------------------------------------------
+
+    def _lay_out(self, spec: ContainerSpec, layer: Path, bundle: Path, *, fresh: bool) -> None:
+        """The runtime mounts the root file system; here the layer gets the init it may need."""
+        if not spec.identity.is_root:
+            raise NotAllowed(
+                f"Kernels of user {spec.identity.uid} cannot be run by Docker.",
+                reason="In Docker's containers their root would be the host's root.",
+                hint="The embedded engine runs kernels of ordinary users.",
+            )
+        if not fresh:
+            return
+        init = layer / "upper" / INIT_PATH.lstrip("/")
+        init.parent.mkdir(mode=0o755)
+        init.parent.chmod(0o755)
+        shutil.copyfile(_INIT, init)
+        init.chmod(0o755)
+
+    async def _bring_up(
+        self, spec: ContainerSpec, bundle: Path, source: Source | None, timeout: float
+    ) -> _Held:
+        name = self._name(spec.kernel_id, int(bundle.name))
+        container = await asyncio.to_thread(self._create, spec, name, bundle, source)
+        starting = asyncio.ensure_future(asyncio.to_thread(self._start, container))
+        try:
+            async with asyncio.timeout(timeout):
+                await asyncio.shield(starting)
+        except BaseException as error:
+            if not starting.done():
+                await asyncio.to_thread(process.end_marked, self._operation(name))
+                await asyncio.wait([starting])
+                # It has failed now, as it was ended: that is no news.
+                starting.exception()
+            if isinstance(error, TimeoutError):
+                raise OperationTimeout(
+                    f"The container did not come up within {timeout:.0f} seconds.",
+                    reason="It was ended.",
+                    hint="A file lock that another kernel holds is one possible cause.",
+                ) from None
+            raise
+        pid = await asyncio.to_thread(self._find, name, container, bundle)
+        return _Held(pid=pid, keeper=pid)
+
+    def _create(self, spec: ContainerSpec, name: str, bundle: Path, source: Source | None) -> str:
+        """Make Docker's container, and leave word for the runtime what it is to be."""
+        labels = {**self._labels(name), _ADDRESS: self.address(spec.kernel_id)}
+        limits = spec.limits
+        image = self.docker_images.reference(spec.image_digest)
+        with told():
+            host_config = self.api.create_host_config(
+                **{
+                    "runtime": RUNTIME,
+                    "network_mode": "none",
+                    "ipc_mode": "private",
+                    "cap_drop": ["ALL"],
+                    # What `docker exec` gets; the container's own are in its configuration.
+                    "cap_add": [c.removeprefix("CAP_") for c in DEFAULT_CAPABILITIES],
+                    "security_opt": ["no-new-privileges"],
+                    "log_config": {
+                        "Type": "json-file",
+                        "Config": {"max-size": str(_LOG_SIZE), "max-file": str(_LOG_FILES)},
+                    },
+                    **_limits(limits.memory, limits.cpus, limits.pids),
+                    **self.host_config,
+                }
+            )
+            made = self.api.create_container(
+                image,
+                entrypoint=[INIT_PATH, "-g", "--"],
+                command=spec.argv,
+                environment=spec.env,
+                hostname=spec.hostname,
+                labels=labels,
+                # A pipe, as the embedded engine has it: a checkpoint fits either.
+                stdin_open=True,
+                # Its network is ours.
+                network_disabled=True,
+                host_config=host_config,
+            )
+        container = str(made["Id"])
+        request = {
+            "instance": str(self.layout.run_dir),
+            "operation": self._operation(name),
+            "bundle": str(bundle),
+            "layer": str(self.pool.layer(name)),
+            "images": str(source.images) if source and source.mode == "process" else "",
+        }
+        path = self.requests / container
+        with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+            file.write(msgspec.json.encode(request))
+        return container
+
+    def _start(self, container: str) -> None:
+        with told():
+            self.api.start(container)
+
+    def _find(self, name: str, container: str, bundle: Path) -> int:
+        """Where the container that has just started is, also for a later agent; its process."""
+        with told():
+            state = self.api.inspect_container(container)["State"]
+        pid = int(state["Pid"])
+        if pid == 0:
+            raise DockerFailed(f"It ended with {state['ExitCode']}: {self._said(container)}")
+        place = _Place(
+            container=container,
+            runc_root=(bundle / "runc-root").read_text(),
+            cgroup=_cgroup_of(pid),
+        )
+        temporary = bundle / "docker.tmp"
+        temporary.write_bytes(msgspec.json.encode(place))
+        os.replace(temporary, bundle / "docker.json")
+        self._places[name] = place
+        return pid
+
+    def _said(self, container: str) -> str:
+        with told():
+            return bytes(self.api.logs(container, tail=5)).decode(errors="replace").strip()
+
+    # -- while it runs, and its end ------------------------------------------------------------
+
+    def _watch(self, kernel: _Kernel) -> None:
+        name = self._name(kernel.id, kernel.state.generation)
+        if name not in self._followers:
+            follower = threading.Thread(
+                target=self._follow,
+                args=(name, kernel.state.pid, kernel.state.pid_start, self.log_file(kernel.id)),
+                name=f"log of {name}",
+                daemon=True,
+            )
+            self._followers[name] = follower
+            follower.start()
+        super()._watch(kernel)
+
+    def _follow(self, name: str, pid: int, pid_start: int, path: Path) -> None:
+        """Copy what Docker has logged into the kernel's own log, which holds all generations."""
+        place = self._places[name]
+        # What was written before came from an earlier generation, or to an earlier agent.
+        since: float = 0
+        marker = path.with_name(f"log-of-{name.rpartition('.')[2]}")
+        if marker.exists():
+            since = path.stat().st_mtime
+        marker.touch(mode=0o600)
+        copy = Log(str(path), _LOG_SIZE, _LOG_FILES)
+        while not self._closing.is_set():
+            alive = process.start_time(pid) == pid_start
+            try:
+                with told():
+                    for data in self.api.logs(
+                        place.container, stream=True, follow=True, since=since
+                    ):
+                        copy.write(data)
+                        since = time.time()
+            except (DockerFailed, CheckpointsError) as error:
+                log.debug("Docker's log of %s has broken off: %s", name, error)
+                if isinstance(error, DockerMissing):
+                    break
+            if not alive:
+                break
+            # Docker restarts, or the container has just ended: then the rest comes.
+            self._closing.wait(0.2)
+        os.close(copy.fd)
+        marker.unlink(missing_ok=True)
+
+    def _exit_code(self, kernel: _Kernel) -> int:
+        place = self._places.get(self._name(kernel.id, kernel.state.generation))
+        if place is not None:
+            try:
+                with told():
+                    return int(self.api.wait(place.container, timeout=_EXIT_SECONDS)["StatusCode"])
+            except (DockerFailed, HostNotReady) as error:
+                log.info("How kernel %s ended is not known: %s", kernel.id, error)
+        return 128 + signal.SIGKILL
+
+    def _destroy_processes(self, name: str) -> None:
+        place = self._places.get(name)
+        if place is not None:
+            self._cgroup(name).kill()
+            follower = self._followers.pop(name, None)
+            if follower is not None:
+                follower.join(_DRAIN_SECONDS)
+        labels = [f"{key}={value}" for key, value in self._labels(name).items()]
+        with told():
+            found = self.api.containers(all=True, filters={"label": labels})
+        for container in found:
+            self._remove_container(container["Id"])
+        self._places.pop(name, None)
+
+    def _remove_container(self, container: str) -> None:
+        for path in (self.requests / container, self.requests / f"{container}.restored"):
+            path.unlink(missing_ok=True)
+        try:
+            with told():
+                self.api.remove_container(container, v=True, force=True)
+        except DockerMissing:
+            pass  # whoever used `docker rm` was faster
+        except DockerFailed as error:
+            if "already in progress" not in str(error):
+                raise HostNotReady(
+                    "Docker could not remove a container.", reason=str(error)
+                ) from error
+
+
+def _limits(memory: int | None, cpus: float | None, pids: int | None) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    if memory is not None:
+        found |= {"mem_limit": memory, "memswap_limit": memory}
+    if cpus is not None:
+        found |= {"cpu_period": 100_000, "cpu_quota": max(1000, int(cpus * 100_000))}
+    if pids is not None:
+        found["pids_limit"] = pids
+    return found
+
+
+def _cgroup_of(pid: int) -> str:
+    """The control group of a process: that of the freezer where there is one (v1), else of v2."""
+    found = {}
+    for line in Path(f"/proc/{pid}/cgroup").read_text().splitlines():
+        _, controllers, path = line.split(":", 2)
+        found[controllers] = path
+    return found.get("freezer", found.get("", "/"))

@@ -1,0 +1,40 @@
+"""Fixtures for kernels that Docker Engine holds. They need root and the package docker.io."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import AsyncIterator, Iterator
+
+import pytest
+
+from jupyter_checkpoints.client import AgentClient
+from tests.agent.agents import Agent
+from tests.agent.conftest import anyio_backend as anyio_backend
+from tests.agent.conftest import default_image as default_image
+from tests.agent.conftest import running_agent
+
+from .engine import DockerEngine, directory
+
+
+@pytest.fixture(scope="session")
+def docker_engine() -> Iterator[DockerEngine]:
+    root = directory()
+    engine = DockerEngine(root)
+    try:
+        engine.start()
+        yield engine
+    finally:
+        engine.stop()
+        shutil.rmtree(root)
+
+
+@pytest.fixture(scope="session")
+def agent(default_image: None, docker_engine: DockerEngine) -> Iterator[Agent]:
+    with running_agent("--engine=docker", f"--docker-host={docker_engine.url}") as agent:
+        yield agent
+
+
+@pytest.fixture
+async def client(agent: Agent) -> AsyncIterator[AgentClient]:
+    async with AgentClient(agent.socket) as client:
+        yield client

@@ -1,0 +1,105 @@
+"""A Docker Engine of the tests' own: nothing of it is shared with one that this host may have."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import docker
+
+from jupyter_checkpoints import layout
+from jupyter_checkpoints.agent.docker_setup import RUNTIME, install_runtime
+from jupyter_checkpoints.agent.tools import find_tools
+from tests.agent.agents import wait_until
+
+_ENV = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"}
+
+
+class DockerEngine:
+    """containerd and dockerd with directories, sockets and configuration of their own."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.containerd: subprocess.Popen[bytes] | None = None
+        self.dockerd: subprocess.Popen[bytes] | None = None
+        program, _ = install_runtime(find_tools(), root / "runtime", layout.REQUESTS)
+        self.daemon_json = root / "daemon.json"
+        self.daemon_json.write_text(
+            json.dumps({"runtimes": {RUNTIME: {"path": str(program)}}, "live-restore": True})
+        )
+        (root / "containerd.toml").write_text(
+            f'version = 2\nroot = "{root}/containerd/root"\nstate = "{root}/containerd/state"\n'
+            'disabled_plugins = ["io.containerd.grpc.v1.cri"]\n'
+            f'[grpc]\naddress = "{root}/containerd.sock"\n'
+        )
+
+    @property
+    def url(self) -> str:
+        return f"unix://{self.root}/docker.sock"
+
+    def client(self) -> Any:
+        return docker.DockerClient(base_url=self.url, version="auto", timeout=60)
+
+    def start(self) -> None:
+        self.containerd = self._run("containerd", f"--config={self.root}/containerd.toml")
+        wait_until((self.root / "containerd.sock").exists, what="containerd")
+        self.start_dockerd()
+
+    def start_dockerd(self) -> None:
+        self.dockerd = self._run(
+            "dockerd",
+            f"--config-file={self.daemon_json}",
+            f"--data-root={self.root}/data",
+            f"--exec-root={self.root}/exec",
+            f"--pidfile={self.root}/docker.pid",
+            f"--host={self.url}",
+            f"--containerd={self.root}/containerd.sock",
+            # Not a rule and not an interface of this host is touched.
+            *("--bridge=none", "--iptables=false", "--ip6tables=false"),
+            *("--ip-masq=false", "--ip-forward=false"),
+        )
+        wait_until((self.root / "docker.sock").exists, 60, "dockerd")
+        self.client().close()
+
+    def stop_dockerd(self, signum: int = signal.SIGTERM) -> None:
+        assert self.dockerd is not None
+        self.dockerd.send_signal(signum)
+        self.dockerd.wait(60)
+        (self.root / "docker.sock").unlink(missing_ok=True)
+
+    def stop(self) -> None:
+        """End containers that are left, then the daemons."""
+        if self.dockerd is not None and self.dockerd.poll() is None:
+            client = self.client()
+            for container in client.containers.list(all=True):
+                container.remove(force=True)
+            client.close()
+        for daemon in (self.dockerd, self.containerd):
+            if daemon is not None:
+                daemon.terminate()
+                daemon.wait(60)
+
+    def log(self) -> str:
+        return (self.root / "dockerd.log").read_text()[-4000:]
+
+    def _run(self, program: str, *options: str) -> subprocess.Popen[bytes]:
+        with (self.root / f"{program}.log").open("ab") as log:
+            return subprocess.Popen(
+                [program, *options],
+                env=_ENV,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+
+
+def directory() -> Path:
+    """Not one of pytest's own: a later session would delete it with what is mounted."""
+    root = Path(tempfile.mkdtemp(prefix="jupyter-checkpoints-docker-"))
+    root.chmod(0o711)
+    return root
