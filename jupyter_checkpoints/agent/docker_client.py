@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -14,6 +15,7 @@ from .docker_setup import RUNTIME
 _DRIVERS = ("overlay2", "overlayfs")
 #: A start may be a restore of many gigabytes; it is the caller who bounds it.
 _SECONDS = 24 * 3600.0
+USUAL_SOCKET = "unix:///var/run/docker.sock"
 _SETUP_HINT = "Run `sudo jupyter checkpoints setup --engine docker`."
 
 
@@ -45,8 +47,7 @@ def connect(host: str) -> Any:
             hint="pip install 'jupyter-runtime-checkpoints[docker]'",
         ) from error
     with told():
-        url = host or "unix:///var/run/docker.sock"
-        api = docker.APIClient(base_url=url, version="auto", timeout=_SECONDS)
+        api = docker.APIClient(base_url=host or USUAL_SOCKET, version="auto", timeout=_SECONDS)
         info = api.info()
     if RUNTIME not in info.get("Runtimes", {}):
         raise HostNotReady(
@@ -86,6 +87,9 @@ def told() -> Iterator[None]:
 
 def is_ready(host: str) -> bool:
     """Whether ``engine = auto`` takes Docker: it answers, and the runtime is registered."""
+    url = host or USUAL_SOCKET
+    if url.startswith("unix://") and not os.path.exists(url.removeprefix("unix://")):
+        return False
     try:
         connect(host).close()
     except CheckpointsError:

@@ -125,7 +125,10 @@ class DockerImages:
         return None
 
     def _import(self, digest: str) -> str:
+        image = self.store.resolve(digest)
         rootfs = self.store.rootfs(digest)
+        changes = [f"ENV {name}={_quoted(value)}" for name, value in image.env.items()]
+        changes.append(f"WORKDIR {_quoted(image.cwd)}")
         # What an image is made of has to arrive unchanged: owners by number, capabilities of files.
         tar = subprocess.Popen(
             ["tar", "-C", rootfs, "--numeric-owner", "--xattrs", "--xattrs-include=*", "-cf-", "."],
@@ -136,7 +139,9 @@ class DockerImages:
         assert tar.stdout is not None
         try:
             with told():
-                self.api.import_image_from_stream(tar.stdout, repository=REPOSITORY, tag=digest)
+                self.api.import_image_from_stream(
+                    tar.stdout, repository=REPOSITORY, tag=digest, changes=changes
+                )
         except DockerFailed as error:
             raise HostNotReady(
                 f"The image {digest[:12]} could not be given to Docker.", reason=str(error)
@@ -173,3 +178,8 @@ class DockerImages:
             cwd=configuration.get("WorkingDir") or "/",
             source="Docker",
         )
+
+
+def _quoted(value: str) -> str:
+    """A value as Dockerfiles have it."""
+    return '"' + re.sub(r'(["\\\\$])', r"\\\1", value) + '"'

@@ -60,7 +60,12 @@ def install_runtime(tools: Tools, directory: Path, requests: Path) -> tuple[Path
     return program, True
 
 
-def register(tell: Tell) -> tuple[bool, str]:
+def register(
+    tell: Tell,
+    daemon_json: Path = DAEMON_JSON,
+    pid_file: Path = PID_FILE,
+    directory: Path = layout.DOCKER_RUNTIME,
+) -> tuple[bool, str]:
     """Make Docker know the runtime; whether anything was changed, and what to say. Blocking.
 
     Called by ``setup --engine docker``, as root.
@@ -76,35 +81,39 @@ def register(tell: Tell) -> tuple[bool, str]:
             reason="no `dockerd` in the system's directories",
             hint="Install docker.io or docker-ce first; or do without: `setup` alone suffices.",
         )
-    program, changed = install_runtime(find_tools(), layout.DOCKER_RUNTIME, layout.REQUESTS)
-    configuration = _configuration(DAEMON_JSON)
+    program, changed = install_runtime(find_tools(), directory, layout.REQUESTS)
+    configuration = _configuration(daemon_json)
     runtimes = configuration.setdefault("runtimes", {})
     if not isinstance(runtimes, dict):
-        raise HostNotReady(f"`runtimes` in {DAEMON_JSON} is not an object.")
+        raise HostNotReady(f"`runtimes` in {daemon_json} is not an object.")
     if runtimes.get(RUNTIME) != {"path": str(program)}:
         runtimes[RUNTIME] = {"path": str(program)}
-        _write(DAEMON_JSON, configuration)
+        _write(daemon_json, configuration)
         changed = True
     if changed:
         tell("telling Docker to read its configuration again")
-    return changed, f"runtime {RUNTIME} in {DAEMON_JSON}; {_reload(PID_FILE)}"
+    return changed, f"runtime {RUNTIME} in {daemon_json}; {_reload(pid_file)}"
 
 
-def unregister(tell: Tell) -> tuple[bool, str]:
+def unregister(
+    tell: Tell,
+    daemon_json: Path = DAEMON_JSON,
+    pid_file: Path = PID_FILE,
+    directory: Path = layout.DOCKER_RUNTIME,
+) -> tuple[bool, str]:
     """Take back what :func:`register` did. Blocking."""
-    configuration = _configuration(DAEMON_JSON)
+    configuration = _configuration(daemon_json)
     runtimes = configuration.get("runtimes")
     changed = isinstance(runtimes, dict) and RUNTIME in runtimes
     said = "it was not registered"
     if isinstance(runtimes, dict) and changed:
+        # An empty object stays: without `runtimes` a running Docker would keep those it has.
         del runtimes[RUNTIME]
-        if not runtimes:
-            del configuration["runtimes"]
-        _write(DAEMON_JSON, configuration)
+        _write(daemon_json, configuration)
         tell("telling Docker to read its configuration again")
-        said = f"removed from {DAEMON_JSON}; {_reload(PID_FILE)}"
-    if layout.DOCKER_RUNTIME.exists():
-        shutil.rmtree(layout.DOCKER_RUNTIME)
+        said = f"removed from {daemon_json}; {_reload(pid_file)}"
+    if directory.exists():
+        shutil.rmtree(directory)
         changed = True
     return changed, said
 

@@ -430,6 +430,21 @@ def open_pool(layout: Layout, choice: str = "auto") -> Pool:
     return pool
 
 
+def forget_origins(layer: Path) -> None:
+    """Let a layer be laid over another copy of its image. Blocking; it looks at every file.
+
+    An overlay remembers which directory each of its own was copied from, to the inode, and refuses
+    any other.
+    """
+    for directory, names, files in os.walk(layer / "upper"):
+        for path in (directory, *(os.path.join(directory, n) for n in (*names, *files))):
+            try:
+                os.removexattr(path, "trusted.overlay.origin", follow_symlinks=False)
+            except OSError as error:
+                if error.errno not in (errno.ENODATA, errno.EOPNOTSUPP, errno.EPERM):
+                    raise
+
+
 def mount_overlay(lower: Path, layer: Path, target: Path) -> None:
     """Mount one kernel's root file system: ``lower`` below, the layer's ``upper`` above.
 
@@ -475,6 +490,12 @@ def _overlay(lower: Path, layer: Path, target: Path, flags: int) -> None:
     if _LIBC.mount(*strings, flags, os.fsencode(options)) == 0:
         return
     code = ctypes.get_errno()
+    if code == errno.ESTALE:
+        # The layer comes from the other engine, or the image was removed and made again.
+        forget_origins(layer)
+        if _LIBC.mount(*strings, 0, os.fsencode(options)) == 0:
+            return
+        code = ctypes.get_errno()
     if code in (errno.ENOSPC, errno.EDQUOT):
         raise InsufficientResources(
             "The disk is full.",

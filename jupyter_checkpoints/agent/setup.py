@@ -20,7 +20,7 @@ from msgspec import Struct
 
 from .. import kernelspecs, layout
 from ..errors import CheckpointsError, HostNotReady, NotAllowed
-from . import criu_prefix, systemd
+from . import criu_prefix, docker_setup, systemd
 from .debian import Tell
 from .host_features import host_features
 from .images import ImageStore
@@ -81,7 +81,12 @@ NEEDS = (
 Outcome = tuple[Literal["ok", "done"], str]
 
 
-def set_up(on_step: Callable[[Step], None], tell: Callable[[str, str], None]) -> list[Step]:
+def set_up(
+    on_step: Callable[[Step], None],
+    tell: Callable[[str, str], None],
+    *,
+    docker: bool = False,
+) -> list[Step]:
     """Run all steps and return them. Called by ``jupyter checkpoints setup``, as root; blocking.
 
     Stops at the first step that fails, as the later ones need it; it is then the last of the
@@ -93,18 +98,15 @@ def set_up(on_step: Callable[[Step], None], tell: Callable[[str, str], None]) ->
         Called after each step.
     tell:
         Called with a step's name and one line, while the step works.
+    docker:
+        Also let Docker Engine hold kernels' containers.
 
     Raises
     ------
     NotAllowed
         If this process is not root.
     """
-    if os.geteuid() != 0:
-        raise NotAllowed(
-            "Only root can set this host up",
-            reason="packages are installed, and a directory below /var/lib is made",
-            hint="Run `sudo jupyter checkpoints setup`, or ask an administrator to.",
-        )
+    _require_root()
     work: dict[str, Callable[[Tell], Outcome]] = {
         "packages": install_packages,
         "criu": install_criu,
@@ -112,8 +114,33 @@ def set_up(on_step: Callable[[Step], None], tell: Callable[[str, str], None]) ->
         "image": build_default_image,
         "kernelspecs": install_kernelspecs,
         "group": make_group,
-        "service": install_service,
     }
+    if docker:
+        work["docker"] = register_with_docker
+    work["service"] = install_service
+    return _run(work, on_step, tell)
+
+
+def undo_docker(on_step: Callable[[Step], None], tell: Callable[[str, str], None]) -> list[Step]:
+    """Take back what ``docker`` has added; as :func:`set_up`. The rest of the set-up stays."""
+    _require_root()
+    return _run({"docker": unregister_from_docker}, on_step, tell)
+
+
+def _require_root() -> None:
+    if os.geteuid() != 0:
+        raise NotAllowed(
+            "Only root can set this host up",
+            reason="packages are installed, and a directory below /var/lib is made",
+            hint="Run `sudo jupyter checkpoints setup`, or ask an administrator to.",
+        )
+
+
+def _run(
+    work: Mapping[str, Callable[[Tell], Outcome]],
+    on_step: Callable[[Step], None],
+    tell: Callable[[str, str], None],
+) -> list[Step]:
     steps: list[Step] = []
     for name, action in work.items():
         started = time.monotonic()
@@ -230,6 +257,17 @@ def make_group(tell: Tell) -> Outcome:
             ) from error
         return "done", f"{layout.GROUP}: add the users who may use runtime checkpoints to it"
     return "ok", f"{layout.GROUP}: {len(members)} users besides root"
+
+
+def register_with_docker(tell: Tell) -> Outcome:
+    """Let Docker Engine, which has to be there, know the OCI runtime ``jupyter-checkpoints``."""
+    changed, detail = docker_setup.register(tell)
+    return ("done" if changed else "ok"), detail
+
+
+def unregister_from_docker(tell: Tell) -> Outcome:
+    changed, detail = docker_setup.unregister(tell)
+    return ("done" if changed else "ok"), detail
 
 
 def install_service(tell: Tell) -> Outcome:

@@ -57,6 +57,8 @@ class Agent:
             f"--subnet={subnet or free_subnet()}",
             *options,
         ]
+        if not any(o.startswith("--engine=") for o in options):
+            self.options.append("--engine=embedded")
         #: A program that runs the agent, if it is not to be run directly.
         self.runner: list[str] = []
         self.process: subprocess.Popen[bytes] | None = None

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Iterator
 
 import pytest
 
+from jupyter_checkpoints.agent.rootfs import unmount_below
 from jupyter_checkpoints.client import AgentClient
 from tests.agent.agents import Agent
 from tests.agent.conftest import anyio_backend as anyio_backend
@@ -25,11 +26,18 @@ def docker_engine() -> Iterator[DockerEngine]:
         yield engine
     finally:
         engine.stop()
+        unmount_below(root)
         shutil.rmtree(root)
 
 
 @pytest.fixture(scope="session")
 def agent(default_image: None, docker_engine: DockerEngine) -> Iterator[Agent]:
+    with running_agent("--engine=docker", f"--docker-host={docker_engine.url}") as agent:
+        yield agent
+
+
+@pytest.fixture
+def private_agent(default_image: None, docker_engine: DockerEngine) -> Iterator[Agent]:
     with running_agent("--engine=docker", f"--docker-host={docker_engine.url}") as agent:
         yield agent
 

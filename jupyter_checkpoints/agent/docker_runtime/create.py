@@ -6,8 +6,10 @@ configuration; from the bundle that Docker prepared come the root file system, t
 limits. Then runc creates the container, or restores it, in Docker's bundle.
 
 The root file system is put together anew: what Docker has mounted is unmounted, for files must
-never be changed under a mounted overlay; all its layers become the lower ones, and the agent's
-own layer is the upper one.
+never be changed under a mounted overlay; the image's layers become the lower ones, and the agent's
+own layer is the upper one. Docker's two layers of the container itself are left out: an overlay
+that is to be saved insists on the same lower layers at its resume. (They hold an empty working
+directory and empty files to mount on, which runc makes too.)
 
 Only the standard library, and little of it: it runs isolated (``python -I -S``), and at every
 start of a kernel. Where anything is not as it has to be, nothing is created.
@@ -15,6 +17,7 @@ start of a kernel. Where anything is not as it has to be, nothing is created.
 
 import contextlib
 import ctypes
+import errno
 import json
 import os
 import re
@@ -27,7 +30,12 @@ from typing import Any, NoReturn
 _LARGEST = 64 * 1024
 #: Global options of runc that take a value.
 _VALUED = frozenset({"--root", "--log", "--log-format", "--criu", "--rootless"})
+_MS_PRIVATE, _MS_SHARED = 1 << 18, 1 << 20
 _PAGE = os.sysconf("SC_PAGE_SIZE")
+
+
+#: The agent's layer lay over other directories before. The agent knows what to do then.
+STALE = "the layer belongs to another copy of the image"
 
 
 class Refused(Exception):
@@ -123,8 +131,12 @@ def merged(ours: dict[str, Any], theirs: dict[str, Any], root: str) -> dict[str,
     return found
 
 
-def relay_root(root: str, layer: str) -> None:
-    """Replace Docker's mount at ``root`` by one of the same files, below the agent's layer."""
+def relay_root(root: str, layer: str, bundle: str) -> None:
+    """Replace Docker's mount at ``root`` by one of the same files, below the agent's layer.
+
+    Its propagation is what a mount in the agent's ``bundle`` would have: it is part of what is
+    saved, and the embedded engine mounts there.
+    """
     options = _overlay_at(root)
     if options is None:
         raise Refused(
@@ -140,8 +152,9 @@ def relay_root(root: str, layer: str) -> None:
                 break
         else:
             raise Refused("the layers of the image were not found")
-    # Docker's own layer holds what it added to the image, such as the working directory.
-    lowers.insert(0, upper)
+    first = os.path.realpath(lowers.pop(0))
+    if not lowers or (first.startswith(home) and not first.endswith("-init/diff")):
+        raise Refused(f"{first} is not the layer that Docker lays over an image")
     base = os.path.commonpath(lowers)
     names = ":".join(os.path.relpath(lower, base) for lower in lowers)
     data = (
@@ -155,13 +168,28 @@ def relay_root(root: str, layer: str) -> None:
         raise OSError(ctypes.get_errno(), "umount", root)
     os.chdir(base)
     if libc.mount(b"overlay", target, b"overlay", 0, data) != 0:
-        raise OSError(ctypes.get_errno(), "mount", root)
+        code = ctypes.get_errno()
+        if code == errno.ESTALE:
+            raise Refused(STALE)
+        raise OSError(code, "mount", root)
     os.chdir("/")
+    propagation = _MS_SHARED if _is_shared(bundle) else _MS_PRIVATE
+    if libc.mount(None, target, None, propagation, None) != 0:
+        raise OSError(ctypes.get_errno(), "mount", root)
+
+
+def _is_shared(path: str) -> bool:
+    """Whether the mount that ``path`` lies in passes mounts on to its peers."""
+    at, shared = "", False
+    for mount, _, _, marks in _mounts():
+        if len(mount) >= len(at) and (path + "/").startswith(mount.rstrip("/") + "/"):
+            at, shared = mount, any(mark.startswith("shared:") for mark in marks)
+    return shared
 
 
 def _overlay_at(root: str) -> dict[str, str] | None:
     found = None
-    for mount, kind, options in _mounts():
+    for mount, kind, options, _ in _mounts():
         if mount == root:
             found = options if kind == "overlay" else None
     if found is None:
@@ -170,13 +198,14 @@ def _overlay_at(root: str) -> dict[str, str] | None:
     return {name: value for name, _, value in pairs}
 
 
-def _mounts() -> Iterator[tuple[str, str, str]]:
-    """(where, file system, its options) of everything that is mounted, in order."""
+def _mounts() -> Iterator[tuple[str, str, str, list[str]]]:
+    """(where, file system, its options, propagation) of all that is mounted, in order."""
     with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as file:
         for line in file:
             before, _, after = line.rstrip("\n").partition(" - ")
             kind, _, options = after.split(" ", 2)
-            yield _plain(before.split(" ")[4]), kind, _plain(options)
+            fields = before.split(" ")
+            yield _plain(fields[4]), kind, _plain(options), fields[6:]
 
 
 def _plain(text: str) -> str:
@@ -194,7 +223,7 @@ def run(requests: str, runc: str, path: str, arguments: Arguments) -> NoReturn:
     if theirs["process"].get("terminal"):
         raise Refused("a terminal cannot be saved: create the container without one")
     root = os.path.realpath(os.path.join(arguments.bundle, theirs["root"]["path"]))
-    relay_root(root, request["layer"])
+    relay_root(root, request["layer"], bundle)
     with open(configuration, "w", encoding="utf-8") as file:
         json.dump(merged(ours, theirs, root), file)
     # Where the agent finds the container when it saves it.

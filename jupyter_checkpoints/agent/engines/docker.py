@@ -37,10 +37,11 @@ from .. import process
 from ..cgroup import Cgroup
 from ..docker_client import DockerFailed, DockerMissing, told
 from ..docker_images import DockerImages
+from ..docker_runtime.create import STALE
 from ..docker_setup import RUNTIME
 from ..monitor import Log
 from ..network import Network
-from ..rootfs import Pool
+from ..rootfs import Pool, forget_origins
 from ..seccomp import DEFAULT_CAPABILITIES
 from ..tools import Tools
 from .embedded import _LOG_FILES, _LOG_SIZE, EmbeddedEngine, _Held, _Kernel
@@ -199,6 +200,19 @@ class DockerEngine(EmbeddedEngine):
         self, spec: ContainerSpec, bundle: Path, source: Source | None, timeout: float
     ) -> _Held:
         name = self._name(spec.kernel_id, int(bundle.name))
+        try:
+            return await self._run(spec, name, bundle, source, timeout)
+        except DockerFailed as error:
+            if STALE not in str(error):
+                raise
+        # The layer comes from the embedded engine, or Docker was given the image anew.
+        await asyncio.to_thread(self._destroy_processes, name)
+        await asyncio.to_thread(forget_origins, self.pool.layer(name))
+        return await self._run(spec, name, bundle, source, timeout)
+
+    async def _run(
+        self, spec: ContainerSpec, name: str, bundle: Path, source: Source | None, timeout: float
+    ) -> _Held:
         container = await asyncio.to_thread(self._create, spec, name, bundle, source)
         starting = asyncio.ensure_future(asyncio.to_thread(self._start, container))
         try:
@@ -314,7 +328,7 @@ class DockerEngine(EmbeddedEngine):
         """Copy what Docker has logged into the kernel's own log, which holds all generations."""
         place = self._places[name]
         # What was written before came from an earlier generation, or to an earlier agent.
-        since: float = 0
+        since: float | None = None
         marker = path.with_name(f"log-of-{name.rpartition('.')[2]}")
         if marker.exists():
             since = path.stat().st_mtime
