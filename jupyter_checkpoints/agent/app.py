@@ -256,17 +256,18 @@ class AgentApp(JupyterApp):
         network = Network(paths.instance, self.subnet, self.outbound_nat)
         subids = SubordinateIds(paths.subordinate_ids, self.first_subordinate_id)
         below = (pool, network, subids, seccomp, service.on_exit, self.criu_timeout)
-        options = {
-            "lazy_resume": self.lazy_resume == "auto",
-            "user_namespaces": self.user_namespaces,
-        }
         engine: Engine
         if isinstance(images, DockerImages):
-            engine = DockerEngine(
-                images, paths, tools, *below, host_config=self.extra_host_config, **options
-            )
+            engine = DockerEngine(images, paths, tools, *below, host_config=self.extra_host_config)
         else:
-            engine = EmbeddedEngine(paths, tools, store, *below, **options)
+            engine = EmbeddedEngine(
+                paths,
+                tools,
+                store,
+                *below,
+                lazy_resume=self.lazy_resume == "auto",
+                user_namespaces=self.user_namespaces,
+            )
         try:
             await service.open(engine)
         except BaseException:

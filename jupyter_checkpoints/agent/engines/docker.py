@@ -20,7 +20,6 @@ import json
 import logging
 import os
 import shutil
-import signal
 import threading
 import time
 from collections.abc import Mapping
@@ -31,7 +30,7 @@ import msgspec
 from msgspec import Struct
 
 from ... import layout as places
-from ...errors import CheckpointsError, HostNotReady, NotAllowed, OperationTimeout
+from ...errors import CheckpointsError, HostNotReady, OperationTimeout
 from ...layout import INIT_PATH, Layout
 from .. import process
 from ..cgroup import Cgroup
@@ -43,8 +42,9 @@ from ..monitor import Log
 from ..network import Network
 from ..rootfs import Pool, forget_origins
 from ..seccomp import DEFAULT_CAPABILITIES
+from ..subids import SubordinateIds
 from ..tools import Tools
-from .embedded import _LOG_FILES, _LOG_SIZE, EmbeddedEngine, _Held, _Kernel
+from .embedded import _LOG_FILES, _LOG_SIZE, EmbeddedEngine, _Held, _Kernel, _Parts
 from .engine import Adopted, ContainerSpec, OnExit, Source
 
 log = logging.getLogger(__name__)
@@ -102,13 +102,28 @@ class DockerEngine(EmbeddedEngine):
         tools: Tools,
         pool: Pool,
         network: Network,
+        subids: SubordinateIds,
         seccomp: dict[str, Any],
         on_exit: OnExit,
         criu_timeout: float,
         *,
         host_config: Mapping[str, Any],
     ) -> None:
-        super().__init__(layout, tools, images.store, pool, network, seccomp, on_exit, criu_timeout)
+        super().__init__(
+            layout,
+            tools,
+            images.store,
+            pool,
+            network,
+            subids,
+            seccomp,
+            on_exit,
+            criu_timeout,
+            # A pager has to know the container's control group before Docker tells.
+            lazy_resume=False,
+            user_namespaces=False,
+        )
+        self._unmapped = "Docker's containers have the host's user namespace."
         self.api = images.api
         self.docker_images = images
         self.host_config = dict(host_config)
@@ -180,14 +195,8 @@ class DockerEngine(EmbeddedEngine):
 
     # -- starting and resuming -----------------------------------------------------------------
 
-    def _lay_out(self, spec: ContainerSpec, layer: Path, bundle: Path, *, fresh: bool) -> None:
+    def _lay_out(self, spec: ContainerSpec, layer: Path, parts: _Parts, *, fresh: bool) -> None:
         """The runtime mounts the root file system; here the layer gets the init it may need."""
-        if not spec.identity.is_root:
-            raise NotAllowed(
-                f"Kernels of user {spec.identity.uid} cannot be run by Docker.",
-                reason="In Docker's containers their root would be the host's root.",
-                hint="The embedded engine runs kernels of ordinary users.",
-            )
         if not fresh:
             return
         init = layer / "upper" / INIT_PATH.lstrip("/")
@@ -197,7 +206,12 @@ class DockerEngine(EmbeddedEngine):
         init.chmod(0o755)
 
     async def _bring_up(
-        self, spec: ContainerSpec, bundle: Path, source: Source | None, timeout: float
+        self,
+        spec: ContainerSpec,
+        bundle: Path,
+        parts: _Parts,
+        source: Source | None,
+        timeout: float,
     ) -> _Held:
         name = self._name(spec.kernel_id, int(bundle.name))
         try:
@@ -354,15 +368,18 @@ class DockerEngine(EmbeddedEngine):
         os.close(copy.fd)
         marker.unlink(missing_ok=True)
 
-    def _exit_code(self, kernel: _Kernel) -> int:
-        place = self._places.get(self._name(kernel.id, kernel.state.generation))
-        if place is not None:
+    def _end_of(self, kernel: _Kernel) -> tuple[int, str]:
+        name = self._name(kernel.id, kernel.state.generation)
+        place = self._places.get(name)
+        bundle = self._bundle(kernel.id, kernel.state.generation)
+        if place is not None and not (bundle / "exit.json").exists():
             try:
                 with told():
-                    return int(self.api.wait(place.container, timeout=_EXIT_SECONDS)["StatusCode"])
+                    code = self.api.wait(place.container, timeout=_EXIT_SECONDS)["StatusCode"]
+                (bundle / "exit.json").write_text(json.dumps({"code": code}))
             except (DockerFailed, HostNotReady) as error:
                 log.info("How kernel %s ended is not known: %s", kernel.id, error)
-        return 128 + signal.SIGKILL
+        return super()._end_of(kernel)
 
     def _destroy_processes(self, name: str) -> None:
         place = self._places.get(name)

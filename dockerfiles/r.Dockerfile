@@ -1,5 +1,5 @@
 # R:
-#   docker build -t kernels/r -f docker/r.Dockerfile docker
+#   docker build -t kernels/r -f dockerfiles/r.Dockerfile dockerfiles
 ARG BASE=debian:trixie-slim
 FROM ${BASE}
 RUN apt-get update \

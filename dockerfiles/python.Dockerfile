@@ -1,5 +1,5 @@
 # Python 3 with the usual libraries:
-#   docker build -t kernels/python -f docker/python.Dockerfile docker
+#   docker build -t kernels/python -f dockerfiles/python.Dockerfile dockerfiles
 ARG BASE=debian:trixie-slim
 FROM ${BASE}
 RUN apt-get update \

@@ -1,5 +1,5 @@
 # Bash:
-#   docker build -t kernels/bash -f docker/bash.Dockerfile docker
+#   docker build -t kernels/bash -f dockerfiles/bash.Dockerfile dockerfiles
 ARG BASE=debian:trixie-slim
 FROM ${BASE}
 RUN apt-get update \
