@@ -181,12 +181,14 @@ class Network:
         """
         for direction in ("--source", "--destination"):
             rule = ("DOCKER-USER", direction, str(self.subnet), "--jump", "ACCEPT")
-            if not await self._quietly("iptables", "--wait", "--list-rules", "DOCKER-USER"):
-                return
             try:
+                if not await self._quietly("iptables", "--wait", "--list-rules", "DOCKER-USER"):
+                    return
                 await process.run("iptables", "--wait", "-C", *rule, env=_ENV, timeout=_TIMEOUT)
             except CommandFailed:
                 await self._quietly("iptables", "--wait", "-I", *rule)
+            except HostNotReady:  # there is no iptables: nor does Docker use it
+                return
 
     async def close(self) -> None:
         """Remove the rules; called at the agent's end if no kernel is left."""

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import docker
+
 from jupyter_checkpoints import layout
 from jupyter_checkpoints.agent.docker_setup import RUNTIME, install_runtime
 from jupyter_checkpoints.agent.tools import find_tools

@@ -22,7 +22,7 @@ async def test_kill_9(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(test_crash, "ROUNDS", 10)
-    await test_crash.test_kill_9(private_agent, victim)
+    await test_crash.test_kill_9(private_agent, victim, 0)
     client = docker_engine.client()
     label = f"org.jupyter.runtime-checkpoints.agent={private_agent.layout.run_dir}"
     left: list[Any] = client.containers.list(all=True, filters={"label": label})
