@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 
 import pytest
 
 from jupyter_checkpoints.agent.rootfs import unmount_below
-from jupyter_checkpoints.client import AgentClient
 from tests.agent.agents import Agent
 from tests.agent.conftest import anyio_backend as anyio_backend
+from tests.agent.conftest import caller as caller
+from tests.agent.conftest import client as client
 from tests.agent.conftest import default_image as default_image
+from tests.agent.conftest import notebooks as notebooks
 from tests.agent.conftest import running_agent
+from tests.agent.conftest import users as users
 
 from .engine import DockerEngine, directory
 
@@ -40,9 +43,3 @@ def agent(default_image: None, docker_engine: DockerEngine) -> Iterator[Agent]:
 def private_agent(default_image: None, docker_engine: DockerEngine) -> Iterator[Agent]:
     with running_agent("--engine=docker", f"--docker-host={docker_engine.url}") as agent:
         yield agent
-
-
-@pytest.fixture
-async def client(agent: Agent) -> AsyncIterator[AgentClient]:
-    async with AgentClient(agent.socket) as client:
-        yield client
