@@ -156,8 +156,11 @@ class Pool(ABC):
         if work.exists():
             shutil.rmtree(work)
         work.mkdir(mode=0o755)
-        (layer / "upper").mkdir(exist_ok=True)
-        (layer / "upper").chmod(0o755)  # the container's root directory, which all pass
+        upper = layer / "upper"
+        if not upper.exists():
+            upper.mkdir()
+            upper.chmod(0o755)  # the container's root directory, which all pass
+        # One from a checkpoint keeps its mode: CRIU insists on it where the directory was open.
         return layer
 
 
