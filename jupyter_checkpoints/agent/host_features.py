@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import platform
 import subprocess
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from msgspec import Struct
 
 from ..errors import CheckpointsError
 from . import criu_prefix
-from .tools import child_environment
+from .tools import child_environment, version_tuple
 
 _SECONDS = 30
 _NAMESPACES = ("cgroup", "ipc", "mnt", "net", "pid", "time", "user", "uts")
@@ -64,6 +65,13 @@ def host_features(criu: Path) -> list[Feature]:
             "disk has btrfs or XFS with reflink",
         ),
         Feature(
+            name="id-mapped mounts",
+            present=_maps_ids(),
+            required=False,
+            otherwise="kernels of ordinary users have no root inside, and cannot install into "
+            "their files: use Linux 5.19 or newer, with user.max_user_namespaces above 0",
+        ),
+        Feature(
             name="address translation",
             present=_succeeds("unshare", "--net", "nft", "-f", "-", stdin=_NAT_RULES),
             required=False,
@@ -86,6 +94,13 @@ def _criu_is_content(criu: Path) -> bool:
     except CheckpointsError:
         return False
     return True
+
+
+def _maps_ids() -> bool:
+    """Whether overlays of mounts with mapped ids can be had; the agent tries it on its own disk."""
+    limit = Path("/proc/sys/user/max_user_namespaces")
+    allowed = limit.exists() and int(limit.read_text()) > 0
+    return allowed and version_tuple(platform.release())[:2] >= (5, 19)
 
 
 def _succeeds(*command: str, stdin: str = "") -> bool:

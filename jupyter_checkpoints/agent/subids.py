@@ -16,7 +16,7 @@ from pathlib import Path
 
 import msgspec
 
-from ..errors import InsufficientResources
+from ..errors import InsufficientResources, NotAllowed
 
 #: Ids of one range: all that a container's image may use.
 SIZE = 1 << 16
@@ -45,11 +45,15 @@ class SubordinateIds:
 
         Raises
         ------
+        NotAllowed
+            If the uid is in a range itself: then it is no user but somebody's container.
         InsufficientResources
             If no range is left.
         """
         with self._lock:
             given = self._read()
+            if any(start <= uid < start + SIZE for start in given.values()):
+                raise NotAllowed(f"User {uid} is part of another user's containers.")
             if (start := given.get(uid)) is None:
                 start = given[uid] = self._free(given)
                 self._write(given)

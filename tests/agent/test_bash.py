@@ -8,11 +8,12 @@ import pytest
 
 from jupyter_checkpoints.models import CONNECTION_FILE, Mode, SaveRequest, StartRequest
 
+from .callers import for_all_callers
 from .kernels import KEY
 from .launch import Launch
 from .launch import launch as launch
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, for_all_callers]
 
 PREPARE = """
 mkdir -p /root/work; cd /root/work

@@ -8,11 +8,12 @@ import time
 import pytest
 from jupyter_client.asynchronous.client import AsyncKernelClient
 
+from .callers import for_all_callers
 from .cells import CellError, finish
 from .launch import Launch
 from .launch import launch as launch
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, for_all_callers]
 
 ROUNDS = 240
 #: A tenth of a second each: the cell runs for 24 seconds.

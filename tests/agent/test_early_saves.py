@@ -9,11 +9,12 @@ import pytest
 
 from jupyter_checkpoints.client import AgentClient
 
+from .callers import for_all_callers
 from .cells import PATIENCE, run
 from .kernels import client_of, python_kernel
 from .kernelspecs import nothing_left as nothing_left
 
-pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("nothing_left")]
+pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("nothing_left"), for_all_callers]
 
 
 @pytest.mark.parametrize("delay", [0, 0.1, 0.2, 0.3, 0.4, 0.6])

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import pytest
 
+from .callers import for_all_callers
 from .launch import Launch
 from .launch import launch as launch
 
-pytestmark = [pytest.mark.anyio, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.anyio, pytest.mark.timeout(600), for_all_callers]
 
 GENERATIONS = 20
 

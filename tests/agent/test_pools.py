@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import stat
 import subprocess
 import uuid
 from collections.abc import Iterator
@@ -9,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from jupyter_checkpoints.agent.rootfs import open_pool
+from jupyter_checkpoints.agent.rootfs import CopyPool, open_pool
 from jupyter_checkpoints.client import AgentClient
 from jupyter_checkpoints.layout import Layout
 from jupyter_checkpoints.models import SaveRequest, StartRequest
@@ -62,6 +63,18 @@ def test_what_is_chosen(disk: Path, expected: str) -> None:
     again = open_pool(layout, "auto")
     again.close()
     assert again.name == expected
+
+
+def test_a_saved_root_directory_stays_as_it_is(tmp_path: Path) -> None:
+    """CRIU insists on the modes of directories that are open."""
+    pool = CopyPool(tmp_path / "pool")
+    pool.open()
+    upper = pool.create("first") / "upper"
+    assert stat.S_IMODE(upper.stat().st_mode) == 0o755
+    upper.chmod(0o700)
+    subprocess.run(["sh", "-c", pool.snapshot_script("first", "saved")], check=True)
+    again = pool.create("second", "saved") / "upper"
+    assert stat.S_IMODE(again.stat().st_mode) == 0o700
 
 
 def disk_kind(disk: Path) -> str:

@@ -10,7 +10,7 @@ from jupyter_checkpoints.agent import subids
 from jupyter_checkpoints.agent.identity import Identity
 from jupyter_checkpoints.agent.subids import SIZE, SubordinateIds
 from jupyter_checkpoints.agent.userns import Extent, id_map, supplementary_groups
-from jupyter_checkpoints.errors import InsufficientResources
+from jupyter_checkpoints.errors import InsufficientResources, NotAllowed
 
 START = 0x7740_0000
 
@@ -65,3 +65,12 @@ def test_ranges_end(tmp_path: Path) -> None:
     with pytest.raises(InsufficientResources):
         ids.range_of(3)
     assert ids.range_of(1) == 2**31 - 2 * SIZE
+
+
+def test_what_is_in_a_range_is_no_user(tmp_path: Path) -> None:
+    ids = SubordinateIds(tmp_path / "ids.json", START)
+    start = ids.range_of(1000)
+    for uid in (start, start + 33, start + SIZE - 1):
+        with pytest.raises(NotAllowed):
+            ids.range_of(uid)
+    assert ids.range_of(1000) == start
