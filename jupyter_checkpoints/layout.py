@@ -55,6 +55,11 @@ class Layout:
         return self.data_dir / "checkpoints"
 
     @property
+    def packs(self) -> Path:
+        """What checkpoints share of their process images; on the file system of :attr:`store`."""
+        return self.data_dir / "packs"
+
+    @property
     def pool(self) -> Path:
         """Mount point (or directory) of the snapshot-capable pool of writable layers."""
         return self.data_dir / "pool"

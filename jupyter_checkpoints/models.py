@@ -327,6 +327,15 @@ class VerifyReport(Struct, frozen=True, kw_only=True):
     bytes_read: int
 
 
+class RepairReport(Struct, frozen=True, kw_only=True):
+    """The outcome of ``POST /v1/repair``: what was made anew, and what cannot be."""
+
+    repaired: list[str]
+    """One sentence for each thing that was made anew."""
+    lost: dict[str, list[str]]
+    """What is missing of checkpoints, by id; it is not known of what is in the pages."""
+
+
 class Status(Struct, frozen=True, kw_only=True):
     """``GET /v1/status``: who answers and what it can do."""
 

@@ -23,6 +23,9 @@ from .. import __version__, layout
 from ..errors import CheckpointsError, Conflict, HostNotReady, NotAllowed
 from ..models import Limits
 from ..store.directory import DirectoryStore
+from ..store.packs import PackStore
+from ..store.store import Store
+from . import criu
 from .admission import Admission
 from .api import application
 from .audit import Audit
@@ -177,6 +180,13 @@ class AgentApp(JupyterApp):
         "log-level": "Application.log_level",
     }
 
+    store_format = Enum(
+        ["packs", "directories"],
+        "packs",
+        help="How new checkpoints are kept: packs keep what is the same in several checkpoints "
+        "once; directories keep each whole. Packs can read both.",
+    ).tag(config=True)
+
     def _log_level_default(self) -> int:
         return logging.INFO
 
@@ -195,6 +205,11 @@ class AgentApp(JupyterApp):
         except CheckpointsError as error:
             self.log.critical("%s", error)
             self.exit(error.exit_code)
+
+    def _open_store(self, paths: layout.Layout) -> Store:
+        if self.store_format == "directories":
+            return DirectoryStore(paths.store)
+        return PackStore(paths.store, paths.packs, memory=criu.memory)
 
     async def _serve(self) -> None:
         paths = layout.Layout(
@@ -230,7 +245,7 @@ class AgentApp(JupyterApp):
         checkpoints = CheckpointService(
             layout=paths,
             images=images,
-            store=DirectoryStore(paths.store),
+            store=await asyncio.to_thread(self._open_store, paths),
             facts=facts,
             opener=PathOpener(),
             quotas=Quotas(

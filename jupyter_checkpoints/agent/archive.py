@@ -22,7 +22,7 @@ import subprocess
 import sys
 import tarfile
 from collections.abc import Generator, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from datetime import datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -33,7 +33,8 @@ from blake3 import blake3
 from msgspec import Raw, Struct
 
 from ..errors import CheckpointsError, InvalidRequest, NotAllowed
-from ..store.store import MANIFEST_VERSION, Manifest
+from ..store.content import file_records
+from ..store.store import MANIFEST_VERSION, Manifest, Store
 from . import unpack_archive
 from .tools import child_environment
 
@@ -88,30 +89,43 @@ class Export:
 
     Parameters
     ----------
-    checkpoint, tree:
-        The directories that ``images`` and ``upper`` are in.
+    store:
+        Has the process images; they are put together for as long as this is entered.
+    tree:
+        The directory that ``upper`` is in.
     """
 
-    def __init__(self, manifest: Manifest, checkpoint: Path, tree: Path, key: bytes) -> None:
+    def __init__(self, manifest: Manifest, store: Store, tree: Path, key: bytes) -> None:
         self._manifest = manifest
-        self._checkpoint, self._tree, self._key = checkpoint, tree, key
+        self._store, self._tree, self._key = store, tree, key
 
     def __enter__(self) -> Export:
-        self._header = TemporaryDirectory(prefix="jupyter-checkpoints-export-")
+        with ExitStack() as stack:
+            self._prepare(stack)
+            self._stack = stack.pop_all()
+        return self
+
+    def _prepare(self, stack: ExitStack) -> None:
+        self._header = stack.enter_context(TemporaryDirectory(prefix="jupyter-checkpoints-export-"))
+        self._images = stack.enter_context(
+            self._store.materialised(self._manifest.checkpoint.id, share=False)
+        )
+        # What a store says of its files may be meant for that store alone.
+        self._manifest = msgspec.structs.replace(self._manifest, files=file_records(self._images))
         signed = msgspec.json.encode(
             Signed(manifest=self._manifest, sockets=list(_sockets(self._tree / "upper")))
         )
         mac = blake3(signed, key=self._key).hexdigest()
-        path = Path(self._header.name) / _HEADER
+        path = Path(self._header) / _HEADER
         path.write_bytes(msgspec.json.encode(Header(version=VERSION, mac=mac, signed=Raw(signed))))
         # The same archive each time, to the byte.
         moment = datetime.fromisoformat(self._manifest.checkpoint.created).timestamp() // 1
-        os.utime(path, (moment, moment))
+        for file in (path, self._images, *self._images.rglob("*")):
+            os.utime(file, (moment, moment))
         self.size = self._measure()
-        return self
 
     def __exit__(self, *_: object) -> None:
-        self._header.cleanup()
+        self._stack.close()
 
     def chunks(self, start: int = 0) -> Generator[bytes, None, None]:
         """The bytes from ``start`` on."""
@@ -151,8 +165,8 @@ class Export:
             *("--sparse", "--sparse-version=0.0"),
             "--pax-option=exthdr.name=%d/PaxHeaders/%f,delete=atime,delete=ctime",
             *("--xattrs", "--xattrs-include=*", "--warning=no-file-ignored"),
-            *("-C", self._header.name, _HEADER),
-            *("-C", str(self._checkpoint), "images"),
+            *("-C", self._header, _HEADER),
+            *("-C", str(self._images.parent), "images"),
             *("-C", str(self._tree), "upper"),
         ]
 

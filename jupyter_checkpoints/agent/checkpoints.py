@@ -13,7 +13,8 @@ import time
 import uuid
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import ExitStack, asynccontextmanager, contextmanager
+from pathlib import Path
 from tempfile import TemporaryFile
 from typing import IO
 
@@ -45,7 +46,9 @@ from ..models import (
     Verification,
     VerifyReport,
 )
+from ..store.content import file_records
 from ..store.plain import PlainPages
+from ..store.source import damaged
 from ..store.store import Manifest, Notes, Progress, Store
 from ..store.tree import tree_digest
 from . import archive, criu, preflight
@@ -256,10 +259,9 @@ class CheckpointService:
         """
         manifest = await self.manifest(caller, checkpoint_id)
         tree = await self.engine.snapshot_tree(checkpoint_id)
-        images = await asyncio.to_thread(self.store.images, checkpoint_id)
         key = await asyncio.to_thread(archive.store_key, self.layout.archive_key)
         tag = blake3(msgspec.json.encode(manifest)).hexdigest()[:32]
-        return tag, archive.Export(manifest, images.parent, tree.parent, key)
+        return tag, archive.Export(manifest, self.store, tree.parent, key)
 
     @contextmanager
     def reading(self, checkpoint_id: str) -> Iterator[None]:
@@ -333,9 +335,10 @@ class CheckpointService:
             await asyncio.to_thread(arrived.unpack_images, staging.images)
             await self.engine.make_snapshot(model.id, arrived.unpack_tree)
             tree = await self.engine.snapshot_tree(model.id)
+            arrived_files = await asyncio.to_thread(file_records, staging.images)
             files = await asyncio.to_thread(staging.seal)
             digest, files_size = await asyncio.to_thread(tree_digest, tree)
-            if files != saved.files or digest != saved.tree_digest:
+            if arrived_files != saved.files or digest != saved.tree_digest:
                 raise CheckpointDamaged(
                     "The archive is damaged; nothing was kept.",
                     reason="its content is not what its manifest says",
@@ -343,7 +346,7 @@ class CheckpointService:
                 )
             model = msgspec.structs.replace(model, files_size=files_size)
             await self.engine.snapshot_durable(model.id)
-            manifest = msgspec.structs.replace(saved, checkpoint=model)
+            manifest = msgspec.structs.replace(saved, checkpoint=model, files=files)
             await asyncio.to_thread(staging.commit, manifest)
         except BaseException as error:
             await self.engine.discard(model.id)
@@ -412,16 +415,8 @@ class CheckpointService:
         report = await asyncio.to_thread(
             self.store.verify, manifest, self.reporter("verify", operation)
         )
-        problems = list(report.problems)
-        size = 0
-        try:
-            tree = await self.engine.snapshot_tree(checkpoint_id)
-            digest, size = await asyncio.to_thread(tree_digest, tree)
-        except (OSError, CheckpointsError) as error:
-            problems.append(f"files of the container: {error}")
-        else:
-            if digest != manifest.tree_digest:
-                problems.append("files of the container: not what was saved")
+        problems, size = await self._verify_tree(manifest)
+        problems = [*report.problems, *problems]
         return VerifyReport(
             id=checkpoint_id,
             ok=not problems,
@@ -437,7 +432,76 @@ class CheckpointService:
         pages = self.store.pages(checkpoint_id)
         return "" if isinstance(pages, PlainPages) else msgspec.json.encode(pages).decode()
 
+    async def _verify_tree(self, manifest: Manifest) -> tuple[list[str], int]:
+        """What is wrong with the container's files, and how many bytes they are."""
+        try:
+            tree = await self.engine.snapshot_tree(manifest.checkpoint.id)
+            digest, size = await asyncio.to_thread(tree_digest, tree)
+        except (OSError, CheckpointsError) as error:
+            return [f"files of the container: {error}"], 0
+        if digest != manifest.tree_digest:
+            return ["files of the container: not what was saved"], size
+        return [], size
+
+    @asynccontextmanager
+    async def intact(
+        self, manifest: Manifest, operation: Operation, *, lazily: bool = False
+    ) -> AsyncIterator[Path]:
+        """The process images of a checkpoint, for as long as it is entered, to be resumed.
+
+        Parameters
+        ----------
+        lazily:
+            Only with those pages that cannot come later. That the others are there is known
+            then, and what is in them is verified when they come.
+
+        Raises
+        ------
+        CheckpointDamaged
+            If anything of the checkpoint is missing or is not what was saved.
+        """
+        operation(Event(event="progress", stage="verify"))
+        checkpoint_id = manifest.checkpoint.id
+        stack = ExitStack()
+        made = self.store.materialised(
+            checkpoint_id, self.reporter("verify", operation), pages=not lazily
+        )
+        try:
+            try:
+                problems, _ = await self._verify_tree(manifest)
+                if problems:
+                    raise damaged(checkpoint_id, "; ".join(problems))
+                images = await asyncio.to_thread(stack.enter_context, made)
+                if lazily:
+                    await asyncio.to_thread(self._add_eager_pages, manifest, images)
+            except CheckpointDamaged as error:
+                raise CheckpointDamaged(
+                    f"Checkpoint {checkpoint_id} is damaged; nothing was changed.",
+                    reason=error.reason,
+                    hint="Resume another checkpoint, and delete this one.",
+                ) from error
+            except OSError as error:
+                raise from_os_error(error, "The checkpoint could not be made ready.") from error
+            yield images
+        finally:
+            await asyncio.to_thread(stack.close)
+
+    def _add_eager_pages(self, manifest: Manifest, images: Path) -> None:
+        """Make pages files of their full size, with nothing in them but what CRIU reads itself."""
+        report = self.store.verify(manifest, read_data=False)
+        if not report.ok:
+            raise damaged(manifest.checkpoint.id, "; ".join(report.problems[:5]))
+        with self.store.pages(manifest.checkpoint.id).open() as pages:
+            for name, size in pages.files().items():
+                with (images / name).open("xb") as file:
+                    file.truncate(size)
+            for name, offset, size in criu.eager_pages(images):
+                with (images / name).open("r+b") as file:
+                    file.seek(offset)
+                    file.write(pages.read(name, offset, size))
+
     async def require_intact(self, manifest: Manifest, operation: Operation) -> None:
+        """Read all of a checkpoint and compare. Errors as :meth:`intact`."""
         operation(Event(event="progress", stage="verify"))
         report = await self._verify(manifest, operation)
         if not report.ok:
@@ -454,8 +518,9 @@ class CheckpointService:
             files: list[criu.OpenFile] = []
             if manifest.checkpoint.mode == "process" and mounts:
                 try:
-                    files = criu.open_files(self.store.images(manifest.checkpoint.id))
-                except (OSError, ValueError):
+                    content = self.store.read_image(manifest.checkpoint.id, criu.FILES)
+                    files = criu.open_files(content)
+                except (CheckpointsError, ValueError):
                     files = []  # damage is for verify to name
             return preflight.check(
                 manifest,

@@ -13,6 +13,8 @@ from pathlib import Path
 
 from msgspec import Struct
 
+from ..store.pagemap import Run
+
 #: (pattern in CRIU's log, what it means, what the user can do); the first that matches counts.
 _KNOWN: tuple[tuple[str, str, str], ...] = (
     (
@@ -219,8 +221,12 @@ def wire(data: bytes) -> Iterator[tuple[int, int | bytes]]:
 
 
 def entries(image: Path) -> Iterator[bytes]:
-    """The messages of a CRIU image: two magic words, then (u32 size, message) to the end."""
-    data = image.read_bytes()
+    """The messages of a CRIU image."""
+    return messages(image.read_bytes())
+
+
+def messages(data: bytes) -> Iterator[bytes]:
+    """From a CRIU image's content: two magic words, then (u32 size, message) to the end."""
     at = 8
     while at + 4 <= len(data):
         size = int.from_bytes(data[at : at + 4], "little")
@@ -241,6 +247,10 @@ def frozen_seconds(work_dir: Path) -> float:
     return 0.0
 
 
+#: The image that names all open files.
+FILES = "files.img"
+
+
 class OpenFile(Struct, frozen=True):
     """A regular file that a saved kernel had open: its path in the container and its size."""
 
@@ -248,13 +258,14 @@ class OpenFile(Struct, frozen=True):
     size: int
 
 
-def open_files(images: Path) -> list[OpenFile]:
-    """The regular files that the saved processes have open, with the size CRIU will insist on.
+def open_files(files_image: bytes) -> list[OpenFile]:
+    """The regular files that saved processes have open, with the size CRIU will insist on.
 
+    Takes the content of :data:`FILES`.
     fdinfo.proto: file_entry.reg = 3; regfile.proto: reg_file_entry: name = 6, size = 8.
     """
     found = []
-    for entry in entries(images / "files.img"):
+    for entry in messages(files_image):
         for number, value in wire(entry):
             if number == 3 and isinstance(value, bytes):
                 fields = dict(wire(value))
@@ -262,3 +273,55 @@ def open_files(images: Path) -> list[OpenFile]:
                 if isinstance(name, bytes) and isinstance(size, int):
                     found.append(OpenFile("/" + name.decode(errors="replace").lstrip("/"), size))
     return found
+
+
+_PAGE = 4096
+#: Flags of a pagemap's entry: its pages may come later; they are in the pages file.
+_LAZY, _PRESENT = 2, 4
+
+
+class SavedMemory(Struct, frozen=True):
+    """A pagemap: whose memory is in which pages file, in the order of the file."""
+
+    owner: str
+    file: str
+    entries: list[tuple[int, int, bool]]
+    """Address and count, both in pages, and whether they may come later."""
+
+
+def saved_memory(images: Path) -> Iterator[SavedMemory]:
+    """The pagemaps among process images; those that make no sense are left out.
+
+    pagemap.proto: pagemap_head.pages_id = 1; pagemap_entry: vaddr = 1, compat_nr_pages = 2,
+    flags = 4, nr_pages = 5.
+    """
+    for image in sorted(images.glob("pagemap-*.img")):
+        found = []
+        try:
+            head, *rest = [dict(wire(entry)) for entry in entries(image)]
+            for fields in rest:
+                flags = int(fields.get(4, _PRESENT))
+                if flags & _PRESENT:
+                    pages = int(fields.get(5, 0) or fields.get(2, 0))
+                    found.append((int(fields[1]) // _PAGE, pages, bool(flags & _LAZY)))
+            yield SavedMemory(image.stem, f"pages-{int(head[1])}.img", found)
+        except (ValueError, KeyError):
+            continue
+
+
+def memory(images: Path) -> dict[str, list[Run]]:
+    """Whose memory is in which pages file: handed to the store, which calls it for each save."""
+    return {
+        saved.file: [Run(saved.owner, address, pages) for address, pages, _ in saved.entries]
+        for saved in saved_memory(images)
+    }
+
+
+def eager_pages(images: Path) -> Iterator[tuple[str, int, int]]:
+    """(pages file, offset, size) of what CRIU reads itself, also where the rest comes later."""
+    for saved in saved_memory(images):
+        offset = 0
+        for _, pages, lazy in saved.entries:
+            if not lazy:
+                yield saved.file, offset, pages * _PAGE
+            offset += pages * _PAGE

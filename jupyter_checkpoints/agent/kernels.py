@@ -44,11 +44,11 @@ from ..models import (
     SaveRequest,
     StartRequest,
 )
-from ..store.store import MANIFEST_VERSION, Manifest
+from ..store.store import GRACE, MANIFEST_VERSION, Manifest
 from ..store.tree import tree_digest
 from . import presave
 from .checkpoints import CheckpointService, Storing
-from .engines.engine import Adopted, ContainerSpec, Engine, NotLazily, Source
+from .engines.engine import Adopted, Container, ContainerSpec, Engine, NotLazily, Source
 from .identity import OpenMount, identity_of
 from .images import Images
 from .operation import Operation, Operations
@@ -133,6 +133,7 @@ class KernelService:
         for kernel_id, kernel in self._kernels.items():
             await self._take_over(kernel_id, kernel, adopted.get(kernel_id))
         self._later(self._reap_orphans())
+        self._later(self._tidy_store())
 
     async def _take_over(self, kernel_id: str, kernel: _Kernel, adopted: Adopted | None) -> None:
         record = kernel.record
@@ -151,6 +152,7 @@ class KernelService:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self.engine.close()
+        await asyncio.to_thread(self.checkpoints.store.close)
         await asyncio.to_thread(self.opener.close)
 
     def on_exit(self, kernel_id: str, code: int, reason: str) -> None:
@@ -301,9 +303,6 @@ class KernelService:
                     "This checkpoint cannot be resumed on this host; nothing was changed.",
                     findings=[msgspec.to_builtins(f) for f in report.findings],
                 )
-            await self.checkpoints.require_intact(manifest, operation)
-            operation.check()
-            operation(Event(event="progress", stage="restore"))
             recorded = {m.target for m in checkpoint.mounts}
             spec = await self._spec(kernel, manifest.connection.key, mounts)
             if not manifest.machine_id:
@@ -316,25 +315,41 @@ class KernelService:
             pages = ""
             if checkpoint.mode == "process" and await self.engine.lazily(spec):
                 pages = await asyncio.to_thread(self.checkpoints.pages, checkpoint.id)
+            if pages and kernel.pid is not None:
+                # What is wrong with the memory would show only when its predecessor has gone.
+                await self.checkpoints.require_intact(manifest, operation)
+            try:
+                container = await self._put_back(spec, manifest, keep, pages, operation)
+            except NotLazily as why:
+                log.info("All memory of kernel %s is brought at once: %s", spec.kernel_id, why)
+                container = await self._put_back(spec, manifest, keep, "", operation)
+            kernel.pid = container.pid
+            record.checkpoint = record.parent = checkpoint.id
+            # Its key may be another than that of the state it replaces.
+            record.connection = manifest.connection
+
+    async def _put_back(
+        self,
+        spec: ContainerSpec,
+        manifest: Manifest,
+        keep: bool,
+        pages: str,
+        operation: Operation,
+    ) -> Container:
+        lazily = bool(pages)
+        async with self.checkpoints.intact(manifest, operation, lazily=lazily) as images:
+            operation.check()
+            operation(Event(event="progress", stage="restore"))
             source = Source(
-                checkpoint_id=checkpoint.id,
-                mode=checkpoint.mode,
-                images=await asyncio.to_thread(self.checkpoints.store.images, checkpoint.id),
+                checkpoint_id=manifest.checkpoint.id,
+                mode=manifest.checkpoint.mode,
+                images=images,
                 keep_connections=keep,
                 hostname=manifest.hostname,
                 facts=manifest.facts,
                 pages=pages,
             )
-            try:
-                container = await self.engine.resume(spec, source, commit=operation.settle)
-            except NotLazily as why:
-                log.info("All memory of kernel %s is brought at once: %s", spec.kernel_id, why)
-                eager = msgspec.structs.replace(source, pages="")
-                container = await self.engine.resume(spec, eager, commit=operation.settle)
-            kernel.pid = container.pid
-            record.checkpoint = record.parent = checkpoint.id
-            # Its key may be another than that of the state it replaces.
-            record.connection = manifest.connection
+            return await self.engine.resume(spec, source, commit=operation.settle)
 
     async def signal(self, caller: Caller, kernel_id: str, signum: int) -> None:
         kernel = self._get(caller, kernel_id)
@@ -466,7 +481,10 @@ class KernelService:
         kernel_id = kernel.record.request.kernel_id
         checkpoint_id = str(uuid.uuid4())
         staging = await asyncio.to_thread(
-            self.checkpoints.store.begin, checkpoint_id, storing.needed
+            self.checkpoints.store.begin,
+            checkpoint_id,
+            storing.needed,
+            kernel.record.parent,
         )
         held = False
         snapshot = False
@@ -758,6 +776,12 @@ class KernelService:
         task = asyncio.ensure_future(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+
+    async def _tidy_store(self) -> None:
+        """Give back, by and by, what deleted checkpoints have left to nobody."""
+        while True:
+            await asyncio.sleep(GRACE)
+            await asyncio.to_thread(self.checkpoints.store.tidy)
 
     async def _reap_orphans(self) -> None:
         """End kernels whose client has died: a server that was killed cannot end its own."""

@@ -12,8 +12,11 @@ import os
 import struct
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
 
 from blake3 import blake3
+
+from .store import FileRecord
 
 #: Bytes read at once. Measured: smaller pieces starve BLAKE3's threads, larger gain nothing.
 PIECE = 4 * 2**20
@@ -148,3 +151,22 @@ def _not_zero(piece: memoryview) -> Iterator[tuple[int, int]]:
             first = at
     if first is not None:
         yield first, len(piece)
+
+
+def file_records(images: Path) -> list[FileRecord]:
+    """What a manifest says of plain files: paths from the directory's parent on, in order.
+
+    Called where process images come from or go to an archive. Blocking.
+    """
+    records = []
+    with ContentHasher() as hasher:
+        for path in images.rglob("*"):
+            if path.is_file():
+                fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+                try:
+                    digest, size = hasher.digest(fd)
+                finally:
+                    os.close(fd)
+                name = str(path.relative_to(images.parent))
+                records.append(FileRecord(path=name, size=size, digest=digest.hex()))
+    return sorted(records, key=lambda record: record.path)

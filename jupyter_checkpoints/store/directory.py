@@ -8,6 +8,7 @@
         notes.json           what was changed since: name, pin; replaced by a rename
         images/              the process images, as CRIU wrote them
       .staging-<id>/         a checkpoint in the making; left by a crash until the next collect()
+      .images-<…>/           the images of a checkpoint while it is resumed
       .deleting-<id>.<…>/    its name is gone, its files are on their way out
 
 The rename of ``.staging-<id>`` to ``<id>`` is the commit, the rename of ``<id>`` to
@@ -19,7 +20,6 @@ from __future__ import annotations
 import errno
 import logging
 import os
-import re
 import shutil
 import stat
 import tempfile
@@ -31,7 +31,6 @@ from pathlib import Path
 
 import msgspec
 from blake3 import blake3
-from msgspec import Raw, Struct
 
 from ..errors import (
     CheckpointDamaged,
@@ -42,11 +41,13 @@ from ..errors import (
     NotFound,
     SaveFailed,
 )
-from ..models import VerifyReport, is_id
+from ..models import RepairReport, VerifyReport, is_id
+from . import envelope
 from .content import ContentHasher
+from .packed import PAGES_FILE
 from .plain import PlainPages
-from .source import damaged as _damaged
-from .store import MANIFEST_VERSION, FileRecord, Manifest, Notes, Progress, Staging, Store
+from .source import PagesDescription, damaged
+from .store import GRACE, MANIFEST_VERSION, FileRecord, Manifest, Notes, Progress, Staging, Store
 
 log = logging.getLogger(__name__)
 
@@ -55,25 +56,10 @@ RESERVE = 256 * 2**20
 MANIFEST = "manifest.json"
 NOTES = "notes.json"
 IMAGES = "images"
-#: The files that hold memory, among those that CRIU writes.
-PAGES_FILE = re.compile(r"pages-[0-9]+\.img")
 _STAGING = ".staging-"
 _DELETING = ".deleting-"
+_IMAGES = ".images-"
 _FULL = (errno.ENOSPC, errno.EDQUOT)
-
-
-class _Versioned(Struct):
-    """What is read of a manifest's file before anything else."""
-
-    version: int
-
-
-class _Envelope(Struct):
-    """The file around a manifest; ``digest`` is that of the manifest's bytes as they stand."""
-
-    version: int
-    digest: str
-    manifest: Raw
 
 
 class DirectoryStore(Store):
@@ -89,8 +75,11 @@ class DirectoryStore(Store):
         Bytes that have to stay free on the file system after a save.
     """
 
+    #: The newest version of a manifest's file that this store can read.
+    _newest = envelope.PLAIN
+
     def __init__(self, root: Path, reserve: int = RESERVE) -> None:
-        self._root = root
+        self.root = root
         self._reserve = reserve
         self._lock = threading.Lock()
         #: Bytes promised to the checkpoints in the making, by id.
@@ -98,14 +87,18 @@ class DirectoryStore(Store):
         root.mkdir(mode=0o700, parents=True, exist_ok=True)
         root.chmod(0o700)
 
-    def begin(self, checkpoint_id: str, needed: int) -> DirectoryStaging:
+    def begin(self, checkpoint_id: str, needed: int, parent: str = "") -> DirectoryStaging:
+        return DirectoryStaging(self, checkpoint_id, self._claim(checkpoint_id, needed))
+
+    def _claim(self, checkpoint_id: str, needed: int) -> Path:
+        """Take an id and space for it; the staging directory."""
         if not is_id(checkpoint_id):
             raise InvalidRequest(
                 f"{checkpoint_id!r} cannot be the id of a checkpoint.",
                 hint="Use letters, digits, '-' and '_', at most 64 of them.",
             )
-        directory = self._root / (_STAGING + checkpoint_id)
-        with self._lock, _explained(f"Checkpoint {checkpoint_id} could not be started"):
+        directory = self.root / (_STAGING + checkpoint_id)
+        with self._lock, explained(f"Checkpoint {checkpoint_id} could not be started"):
             taken = self._directory(checkpoint_id).exists() or directory.exists()
             if taken or checkpoint_id in self._promised:
                 raise Conflict(f"There is a checkpoint {checkpoint_id} already.")
@@ -114,30 +107,28 @@ class DirectoryStore(Store):
             directory.mkdir(mode=0o700)
             (directory / IMAGES).mkdir(mode=0o700)
             self._promised[checkpoint_id] = needed
-        return DirectoryStaging(self, checkpoint_id, directory)
+        return directory
 
     def _check_space(self, needed: int) -> None:
         """What other saves were promised and have not written yet is as good as taken."""
-        free = _free_bytes(self._root)
+        free = _free_bytes(self.root)
         for other, promised in self._promised.items():
-            free -= max(0, promised - _held_bytes(self._root / (_STAGING + other)))
+            free -= max(0, promised - _held_bytes(self.root / (_STAGING + other)))
         available = max(0, free - self._reserve)
         if needed > available:
             raise InsufficientResources(
                 f"Not enough disk space for this checkpoint: it needs about {_size(needed)}, "
                 f"{_size(available)} can be used.",
-                reason=f"{_size(max(0, free))} are free at {self._root}, "
+                reason=f"{_size(max(0, free))} are free at {self.root}, "
                 f"of which {_size(self._reserve)} are kept in reserve.",
                 hint="Delete checkpoints that are no longer needed, or make the disk larger.",
             )
 
     def list(self) -> list[Manifest]:
         found = []
-        for entry in os.scandir(self._root):
-            if not is_id(entry.name):
-                continue
+        for checkpoint_id in self._ids():
             try:
-                found.append(self.load(entry.name))
+                found.append(self.load(checkpoint_id))
             except NotFound:
                 continue  # deleted meanwhile
             except CheckpointDamaged as error:
@@ -146,6 +137,9 @@ class DirectoryStore(Store):
         return found
 
     def load(self, checkpoint_id: str) -> Manifest:
+        return _noted(self._read(checkpoint_id)[1], self._notes(checkpoint_id))
+
+    def _read(self, checkpoint_id: str) -> tuple[envelope.Envelope, Manifest]:
         # An id that is none could be a path.
         directory = self._directory(checkpoint_id) if is_id(checkpoint_id) else None
         if directory is None or not directory.exists():
@@ -155,10 +149,10 @@ class DirectoryStore(Store):
         except OSError as error:
             if not directory.exists():
                 raise NotFound(f"There is no checkpoint {checkpoint_id}.") from error
-            raise _damaged(
+            raise damaged(
                 checkpoint_id, f"its manifest cannot be read: {error.strerror}"
             ) from error
-        return _noted(_decode(checkpoint_id, content), self._notes(checkpoint_id))
+        return envelope.decode(checkpoint_id, content, self._newest)
 
     def _notes(self, checkpoint_id: str) -> Notes:
         try:
@@ -174,7 +168,7 @@ class DirectoryStore(Store):
     def annotate(self, checkpoint_id: str, change: Callable[[Notes], Notes]) -> None:
         self.load(checkpoint_id)
         directory = self._directory(checkpoint_id)
-        with self._lock, _explained(f"Checkpoint {checkpoint_id} could not be changed"):
+        with self._lock, explained(f"Checkpoint {checkpoint_id} could not be changed"):
             temporary = directory / (NOTES + ".tmp")
             flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
             with open(os.open(temporary, flags, 0o600), "wb") as file:
@@ -182,21 +176,22 @@ class DirectoryStore(Store):
                 file.flush()
                 os.fsync(file.fileno())
             temporary.rename(directory / NOTES)
-            _sync_directory(directory)
+            sync_directory(directory)
 
     def clone(self, checkpoint_id: str, manifest: Manifest) -> None:
         source = self._directory(self.load(checkpoint_id).checkpoint.id)
-        staging = self.begin(manifest.checkpoint.id, 0)
+        clone = manifest.checkpoint.id
+        staging = DirectoryStaging(self, clone, self._claim(clone, 0))
         try:
-            with _explained(f"Checkpoint {checkpoint_id} could not be copied"):
+            with explained(f"Checkpoint {checkpoint_id} could not be copied"):
                 for record in manifest.files:
                     target = staging.images.parent / record.path
                     target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
                     try:
                         os.link(source / record.path, target, follow_symlinks=False)
                     except FileNotFoundError as error:
-                        raise _damaged(checkpoint_id, f"{record.path}: is missing") from error
-                    _sync_directory(target.parent)
+                        raise damaged(checkpoint_id, f"{record.path}: is missing") from error
+                    sync_directory(target.parent)
             staging.adopt(manifest.files)
             staging.commit(manifest)
         except BaseException:
@@ -207,17 +202,18 @@ class DirectoryStore(Store):
         try:
             return {
                 (info.st_dev, info.st_ino): info.st_blocks * 512
-                for _, info in _walk(self._directory(checkpoint_id))
+                for _, info in walk(self._directory(checkpoint_id))
             }
         except FileNotFoundError:
             return {}
 
     def images(self, checkpoint_id: str) -> Path:
+        """Where the process images are; what tests look at and nobody else."""
         if not is_id(checkpoint_id):
             raise NotFound(f"There is no checkpoint {checkpoint_id}.")
         return self._directory(checkpoint_id) / IMAGES
 
-    def pages(self, checkpoint_id: str) -> PlainPages:
+    def pages(self, checkpoint_id: str) -> PagesDescription:
         manifest = self.load(checkpoint_id)
         return PlainPages(
             checkpoint=checkpoint_id,
@@ -229,32 +225,70 @@ class DirectoryStore(Store):
             },
         )
 
+    def read_image(self, checkpoint_id: str, name: str) -> bytes:
+        files = {record.path: record for record in self.load(checkpoint_id).files}
+        record = files.get(f"{IMAGES}/{name}")
+        if record is None:
+            raise damaged(checkpoint_id, f"{name}: there is none")
+        try:
+            content = (self._directory(checkpoint_id) / record.path).read_bytes()
+        except OSError as error:
+            raise damaged(checkpoint_id, f"{name}: cannot be read: {error.strerror}") from error
+        if blake3(content).hexdigest() != record.digest:
+            raise damaged(checkpoint_id, f"{name}: its content is not what was saved")
+        return content
+
     def materialise(
-        self, checkpoint_id: str, directory: Path, progress: Progress | None = None
+        self,
+        checkpoint_id: str,
+        directory: Path,
+        progress: Progress | None = None,
+        *,
+        pages: bool = True,
+        share: bool = True,
     ) -> None:
         report = self.verify(self.load(checkpoint_id), progress)
         if not report.ok:
-            raise _damaged(checkpoint_id, "; ".join(report.problems[:5]))
+            raise damaged(checkpoint_id, "; ".join(report.problems[:5]))
         images = self.images(checkpoint_id)
-        with _explained(f"Checkpoint {checkpoint_id} could not be made ready"):
-            for path, _ in _walk(images):
+        with explained(f"Checkpoint {checkpoint_id} could not be made ready"):
+            for path, _ in walk(images):
+                if not pages and PAGES_FILE.fullmatch(path):
+                    continue
                 target = directory / path
                 target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-                try:
-                    os.link(images / path, target, follow_symlinks=False)
-                except OSError as error:
-                    if error.errno != errno.EXDEV:
-                        raise
+                if not share or not link(images / path, target):
                     shutil.copyfile(images / path, target, follow_symlinks=False)
 
-    def verify(self, manifest: Manifest, progress: Progress | None = None) -> VerifyReport:
+    @contextmanager
+    def materialised(
+        self,
+        checkpoint_id: str,
+        progress: Progress | None = None,
+        *,
+        pages: bool = True,
+        share: bool = True,
+    ) -> Iterator[Path]:
+        temporary = Path(tempfile.mkdtemp(prefix=_IMAGES, dir=self.root))
+        try:
+            (temporary / IMAGES).mkdir(mode=0o700)
+            target = temporary / IMAGES
+            self.materialise(checkpoint_id, target, progress, pages=pages, share=share)
+            yield temporary / IMAGES
+        finally:
+            # What cannot be removed is left to the next collect().
+            shutil.rmtree(temporary, ignore_errors=True)
+
+    def verify(
+        self, manifest: Manifest, progress: Progress | None = None, *, read_data: bool = True
+    ) -> VerifyReport:
         checkpoint_id = manifest.checkpoint.id
         problems: list[str] = []
         read = 0
         try:
-            if _saved(self.load(checkpoint_id)) != _saved(manifest):
+            if saved(self.load(checkpoint_id)) != saved(manifest):
                 problems.append(f"{MANIFEST}: not the manifest that was asked about")
-            found = dict(_walk(self._directory(checkpoint_id)))
+            found = dict(walk(self._directory(checkpoint_id)))
         except CheckpointsError as error:
             problems.append(f"{MANIFEST}: {error.reason or error.message}")
             found = {}
@@ -274,9 +308,9 @@ class DirectoryStore(Store):
             elif found[path].st_size != expected[path].size:
                 size, due = found[path].st_size, expected[path].size
                 problems.append(f"{path}: has {size} bytes, should have {due}")
-            else:
+            elif read_data:
                 to_read.append(expected[path])
-        meter = _Meter(sum(record.size for record in to_read), progress)
+        meter = Meter(sum(record.size for record in to_read), progress)
         with ContentHasher() as hasher:
             for record in to_read:
                 try:
@@ -295,13 +329,13 @@ class DirectoryStore(Store):
             raise NotFound(f"There is no checkpoint {checkpoint_id}.")
         try:
             # An empty directory to be renamed onto: a name that no other deletion has.
-            doomed = Path(tempfile.mkdtemp(prefix=f"{_DELETING}{checkpoint_id}.", dir=self._root))
+            doomed = Path(tempfile.mkdtemp(prefix=f"{_DELETING}{checkpoint_id}.", dir=self.root))
             try:
                 self._directory(checkpoint_id).rename(doomed)
             except FileNotFoundError as error:
                 doomed.rmdir()
                 raise NotFound(f"There is no checkpoint {checkpoint_id}.") from error
-            _sync_directory(self._root)
+            sync_directory(self.root)
             shutil.rmtree(doomed)
         except OSError as error:
             raise CheckpointsError(
@@ -310,7 +344,7 @@ class DirectoryStore(Store):
 
     def collect(self) -> Sequence[str]:
         removed = set()
-        for entry in list(os.scandir(self._root)):
+        for entry in list(os.scandir(self.root)):
             for prefix in (_STAGING, _DELETING):
                 if not entry.name.startswith(prefix):
                     continue
@@ -322,18 +356,43 @@ class DirectoryStore(Store):
                     removed.add(checkpoint_id)
                 except OSError as error:
                     log.warning("Could not remove %s: %s", entry.path, error)
-        _sync_directory(self._root)
+            if entry.name.startswith(_IMAGES):
+                shutil.rmtree(entry.path, ignore_errors=True)
+        sync_directory(self.root)
         return sorted(removed)
 
+    def tidy(self, grace: float = GRACE) -> None:
+        """Nothing is shared here, and nothing is left."""
+
+    def repair(self) -> RepairReport:
+        lost = {}
+        for checkpoint_id in self._ids():
+            try:
+                report = self.verify(self.load(checkpoint_id), read_data=False)
+                problems = report.problems
+            except NotFound:
+                continue
+            except CheckpointsError as error:
+                problems = [f"{MANIFEST}: {error.reason or error.message}"]
+            if problems:
+                lost[checkpoint_id] = problems
+        return RepairReport(repaired=[], lost=lost)
+
+    def close(self) -> None:
+        """Nothing is held."""
+
+    def _ids(self) -> Sequence[str]:
+        return [entry.name for entry in os.scandir(self.root) if is_id(entry.name)]
+
     def _directory(self, checkpoint_id: str) -> Path:
-        return self._root / checkpoint_id
+        return self.root / checkpoint_id
 
     def _publish(self, staging: Path, checkpoint_id: str) -> None:
         """The commit itself: afterwards the checkpoint is there for good, or nothing changed."""
         final = self._directory(checkpoint_id)
         staging.rename(final)
         try:
-            _sync_directory(self._root)
+            sync_directory(self.root)
         except OSError:
             final.rename(staging)
             raise
@@ -362,23 +421,17 @@ class DirectoryStaging(Staging):
         return self._directory / IMAGES
 
     def seal(self, progress: Progress | None = None) -> list[FileRecord]:
-        with _explained(f"The files of checkpoint {self._id} could not be written"):
-            files: list[tuple[str, int]] = []
+        with explained(f"The files of checkpoint {self._id} could not be written"):
             directories = [self.images]
-            for path, info in _walk(self._directory, directories):
-                if not stat.S_ISREG(info.st_mode) or not path.isprintable():
-                    raise SaveFailed(
-                        f"The process images hold something that is no plain file: {path!r}.",
-                        hint="This is a defect of the engine; please report it.",
-                    )
+            files = self._files(directories)
+            for path, _ in files:
                 (self._directory / path).chmod(0o600)
-                files.append((path, info.st_size))
             for directory in directories:
                 directory.chmod(0o700)
             # The disk is the slow part, so it starts at once and with the largest file;
             # hashing reads the same pages from memory meanwhile.
             files.sort(key=lambda file: -file[1])
-            meter = _Meter(sum(size for _, size in files), progress)
+            meter = Meter(sum(size for _, size in files), progress)
             with ThreadPoolExecutor(1, thread_name_prefix="writeback") as disk:
                 written = [disk.submit(_sync_file, self._directory / path) for path, _ in files]
                 records = []
@@ -390,9 +443,21 @@ class DirectoryStaging(Staging):
                 for one in written:
                     one.result()
             for directory in reversed(directories):
-                _sync_directory(directory)
+                sync_directory(directory)
         self._sealed = sorted(records, key=lambda record: record.path)
         return self._sealed
+
+    def _files(self, directories: list[Path]) -> list[tuple[str, int]]:
+        """Path and size of all images, which have to be plain files; adds to ``directories``."""
+        files = []
+        for path, info in walk(self._directory, directories):
+            if not stat.S_ISREG(info.st_mode) or not path.isprintable():
+                raise SaveFailed(
+                    f"The process images hold something that is no plain file: {path!r}.",
+                    hint="This is a defect of the engine; please report it.",
+                )
+            files.append((path, info.st_size))
+        return files
 
     def adopt(self, files: list[FileRecord]) -> None:
         """Take files for sealed that are, under these very digests, in another checkpoint."""
@@ -405,17 +470,20 @@ class DirectoryStaging(Staging):
             raise CheckpointsError(
                 f"The manifest of checkpoint {self._id} does not list what was sealed."
             )
-        with _explained(f"Checkpoint {self._id} could not be committed"):
+        with explained(f"Checkpoint {self._id} could not be committed"):
             path = self._directory / MANIFEST
             # Left there by a commit that failed.
             path.unlink(missing_ok=True)
             fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
             with open(fd, "wb") as file:
-                file.write(_encode(manifest))
+                file.write(self._encode(manifest))
                 file.flush()
                 os.fsync(fd)
-            _sync_directory(self._directory)
+            sync_directory(self._directory)
             self._store._publish(self._directory, self._id)
+
+    def _encode(self, manifest: Manifest) -> bytes:
+        return envelope.encode(manifest)
 
     def abandon(self) -> None:
         try:
@@ -426,16 +494,24 @@ class DirectoryStaging(Staging):
         self._store._forget(self._id)
 
 
-class _Meter:
+class Meter:
+    """Counts bytes and tells of it. Used by one thread at a time."""
+
     def __init__(self, total: int, progress: Progress | None) -> None:
-        self._done = 0
+        self.done = 0
         self._total = total
         self._progress = progress
 
     def advance(self, count: int) -> None:
-        self._done += count
+        """So many bytes more are done."""
+        self.done = min(self._total, self.done + count)
         if self._progress:
-            self._progress(self._done, self._total)
+            self._progress(self.done, self._total)
+
+    def finish(self) -> None:
+        """All is done."""
+        if self.done < self._total:
+            self.advance(self._total)
 
 
 def _noted(manifest: Manifest, notes: Notes) -> Manifest:
@@ -450,42 +526,13 @@ def _noted(manifest: Manifest, notes: Notes) -> Manifest:
     return msgspec.structs.replace(manifest, checkpoint=checkpoint)
 
 
-def _saved(manifest: Manifest) -> Manifest:
+def saved(manifest: Manifest) -> Manifest:
     """Without what notes may change."""
     return _noted(manifest, Notes(name=""))
 
 
-def _encode(manifest: Manifest) -> bytes:
-    body = msgspec.json.encode(manifest)
-    envelope = _Envelope(
-        version=manifest.version, digest=blake3(body).hexdigest(), manifest=Raw(body)
-    )
-    return msgspec.json.encode(envelope)
-
-
-def _decode(checkpoint_id: str, content: bytes) -> Manifest:
-    try:
-        version = msgspec.json.decode(content, type=_Versioned).version
-        if version != MANIFEST_VERSION:
-            raise CheckpointDamaged(
-                f"Checkpoint {checkpoint_id} cannot be read.",
-                reason=f"its manifest has version {version}, "
-                f"this release knows versions up to {MANIFEST_VERSION}",
-                hint="If a newer release made it, upgrade jupyter-runtime-checkpoints.",
-            )
-        envelope = msgspec.json.decode(content, type=_Envelope)
-        if blake3(bytes(envelope.manifest)).hexdigest() != envelope.digest:
-            raise _damaged(checkpoint_id, "its manifest is not what was saved")
-        manifest = msgspec.json.decode(envelope.manifest, type=Manifest)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise _damaged(checkpoint_id, f"its manifest makes no sense: {error}") from error
-    if manifest.checkpoint.id != checkpoint_id:
-        raise _damaged(checkpoint_id, f"its manifest is that of {manifest.checkpoint.id}")
-    return manifest
-
-
 @contextmanager
-def _explained(what: str) -> Iterator[None]:
+def explained(what: str) -> Iterator[None]:
     """Turn an error of the disk into one that says what could not be done."""
     try:
         yield
@@ -499,9 +546,7 @@ def _explained(what: str) -> Iterator[None]:
         raise SaveFailed(f"{what}.", reason=str(error)) from error
 
 
-def _walk(
-    root: Path, directories: list[Path] | None = None
-) -> Iterator[tuple[str, os.stat_result]]:
+def walk(root: Path, directories: list[Path] | None = None) -> Iterator[tuple[str, os.stat_result]]:
     """Path below ``root`` and ``lstat`` of all but directories; those go to ``directories``."""
     pending = [root]
     while pending:
@@ -528,9 +573,20 @@ def _sync_file(path: Path) -> None:
         os.fsync(fd)
 
 
-def _sync_directory(path: Path) -> None:
+def sync_directory(path: Path) -> None:
     with _opened(path) as fd:
         os.fsync(fd)
+
+
+def link(source: Path, target: Path) -> bool:
+    """A hard link, or ``False`` where that is another file system."""
+    try:
+        os.link(source, target, follow_symlinks=False)
+    except OSError as error:
+        if error.errno != errno.EXDEV:
+            raise
+        return False
+    return True
 
 
 def _remove(directory: Path) -> None:
@@ -545,7 +601,7 @@ def _free_bytes(path: Path) -> int:
 
 def _held_bytes(directory: Path) -> int:
     try:
-        return sum(info.st_blocks * 512 for _, info in _walk(directory))
+        return sum(info.st_blocks * 512 for _, info in walk(directory))
     except FileNotFoundError:
         return 0  # it changes meanwhile; too careful is right
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
+from .packed import PackedPages
 from .plain import PlainPages
 from .source import PagesDescription, PageSource
 
@@ -20,4 +21,4 @@ def open_pages(description: bytes | str) -> PageSource:
     msgspec.MsgspecError
         If it is no description.
     """
-    return msgspec.json.decode(description, type=PlainPages).open()
+    return msgspec.json.decode(description, type=PlainPages | PackedPages).open()

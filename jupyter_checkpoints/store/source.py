@@ -8,6 +8,7 @@ itself. What the description names must not be deleted meanwhile; that is the ag
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from typing import Self
 
 from msgspec import Struct
 
@@ -46,7 +47,7 @@ class PageSource(ABC):
         self.read_into(name, offset, buffer)
         return buffer
 
-    def __enter__(self) -> PageSource:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *exc_info: object) -> None:

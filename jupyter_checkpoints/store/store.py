@@ -11,16 +11,27 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 from msgspec import Struct
 
-from ..models import CheckpointModel, ConnectionInfo, Grantee, Verification, VerifyReport
+from ..models import (
+    CheckpointModel,
+    ConnectionInfo,
+    Grantee,
+    RepairReport,
+    Verification,
+    VerifyReport,
+)
 from .source import PagesDescription
 
 #: The version of :class:`Manifest` that is written, and the newest that can be read.
 MANIFEST_VERSION = 1
+
+#: Seconds for which what no checkpoint needs any more can still be read.
+GRACE = 60.0
 
 #: Called with (bytes done, bytes in all) while something long runs; may be called from a thread.
 Progress = Callable[[int, int], None]
@@ -115,8 +126,11 @@ class Store(ABC):
     """What the agent asks of a store. All methods block: call them in a thread."""
 
     @abstractmethod
-    def begin(self, checkpoint_id: str, needed: int) -> Staging:
+    def begin(self, checkpoint_id: str, needed: int, parent: str = "") -> Staging:
         """Start a checkpoint of about ``needed`` bytes.
+
+        ``parent`` is the checkpoint that the same processes were saved as, or came from; a store
+        may keep only what is different from it.
 
         Raises
         ------
@@ -171,10 +185,6 @@ class Store(ABC):
         """Bytes on the disk by file (device and inode); empty if there is no such checkpoint."""
 
     @abstractmethod
-    def images(self, checkpoint_id: str) -> Path:
-        """Where the process images of a committed checkpoint are."""
-
-    @abstractmethod
     def pages(self, checkpoint_id: str) -> PagesDescription:
         """Where the saved memory of a committed checkpoint can be read, also by other processes.
 
@@ -185,13 +195,36 @@ class Store(ABC):
         """
 
     @abstractmethod
-    def materialise(
-        self, checkpoint_id: str, directory: Path, progress: Progress | None = None
-    ) -> None:
-        """Put all process images of a checkpoint into an empty directory, for CRIU or an archive.
+    def read_image(self, checkpoint_id: str, name: str) -> bytes:
+        """The content of one of the smaller process images, verified.
 
-        All of it is compared with its hashes on the way. Files are shared with the store where
-        they can be (so nobody may write to them), and copied where not.
+        Raises
+        ------
+        NotFound, CheckpointDamaged
+            If there is no such checkpoint, or it has no such image.
+        """
+
+    @abstractmethod
+    def materialise(
+        self,
+        checkpoint_id: str,
+        directory: Path,
+        progress: Progress | None = None,
+        *,
+        pages: bool = True,
+        share: bool = True,
+    ) -> None:
+        """Put the process images of a checkpoint into an empty directory, for CRIU or an archive.
+
+        All of it is compared with its hashes on the way.
+
+        Parameters
+        ----------
+        pages:
+            Whether the pages files are wanted too.
+        share:
+            Whether files may be shared with the store, where they can be: nobody may write to
+            them then, and behind the end of a pages file there may be more.
 
         Raises
         ------
@@ -203,8 +236,27 @@ class Store(ABC):
         """
 
     @abstractmethod
-    def verify(self, manifest: Manifest, progress: Progress | None = None) -> VerifyReport:
-        """Read every file again and compare size and digest; never raises for damage."""
+    def materialised(
+        self,
+        checkpoint_id: str,
+        progress: Progress | None = None,
+        *,
+        pages: bool = True,
+        share: bool = True,
+    ) -> AbstractContextManager[Path]:
+        """A directory ``images`` with process images, for as long as it is entered.
+
+        What a crash leaves of it is removed by :meth:`collect`. Errors as :meth:`materialise`.
+        """
+
+    @abstractmethod
+    def verify(
+        self, manifest: Manifest, progress: Progress | None = None, *, read_data: bool = True
+    ) -> VerifyReport:
+        """Read every file again and compare size and digest; never raises for damage.
+
+        Without ``read_data`` only look whether all is there that has to be: takes milliseconds.
+        """
 
     @abstractmethod
     def delete(self, checkpoint_id: str) -> None:
@@ -216,3 +268,15 @@ class Store(ABC):
 
         Called by the agent's start, before it serves anybody.
         """
+
+    @abstractmethod
+    def tidy(self, grace: float = GRACE) -> None:
+        """Give back what no checkpoint has needed for ``grace`` seconds. Called now and then."""
+
+    @abstractmethod
+    def repair(self) -> RepairReport:
+        """Make anew what can be made anew, and name what is lost. Reads no pages."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Let another process have the store."""

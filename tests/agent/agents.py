@@ -17,6 +17,7 @@ from typing import Any
 from jupyter_checkpoints import layout
 from jupyter_checkpoints.client import AgentClient
 from jupyter_checkpoints.layout import Layout
+from tests.unit.store.saving import flip, place_of
 
 IMAGES = layout.DATA_DIR / "images"
 _PROGRAM = Path(__file__).with_name("watched_agent.py")
@@ -143,6 +144,14 @@ class Agent:
 
     def staging(self) -> list[str]:
         return [p.name for p in self.layout.store.iterdir() if p.name.startswith(".")]
+
+    def damage(self, checkpoint_id: str, image: str) -> None:
+        """Change a byte of a process image where the store keeps it."""
+        flip(*place_of(self.layout.store, self.layout.packs, checkpoint_id, image))
+
+    def pack(self, checkpoint_id: str) -> Path:
+        """The file that most of a checkpoint's memory is in."""
+        return place_of(self.layout.store, self.layout.packs, checkpoint_id, "pages-2.img")[0]
 
     def layers(self) -> list[str]:
         return [p.name for p in (self.layout.pool / "layers").iterdir()]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import uuid
 from collections.abc import AsyncIterator
 
@@ -69,18 +68,15 @@ async def test_copies_are_independent(client: AgentClient, saved: CheckpointMode
         assert await run(channels, "print(x, open('/tmp/x').read())") == "1 1"
 
 
-async def test_copies_share_their_data(
-    agent: Agent, client: AgentClient, saved: CheckpointModel
-) -> None:
+async def test_copies_share_their_data(client: AgentClient, saved: CheckpointModel) -> None:
     alone = await client.usage()
-    assert alone.total == alone.checkpoints[saved.id] >= saved.memory_size
+    # What is zero, or can be compressed, holds less than it is.
+    assert alone.total == alone.checkpoints[saved.id] > 0.9 * saved.memory_size
     copy = await client.copy_checkpoint(saved.id, CopyRequest(runtime="other"))
     both = await client.usage()
     # Manifests are each one's own; nothing else is.
     assert both.total - alone.total < 2**20
     assert all(n < 2**20 for n in both.checkpoints.values())
-    images = agent.layout.store / copy.id / "images"
-    assert all(os.stat(path).st_nlink == 2 for path in images.iterdir())
     await client.delete_checkpoint(saved.id)
     assert (await client.usage()).checkpoints == {copy.id: alone.total}
 
@@ -88,8 +84,7 @@ async def test_copies_share_their_data(
 async def test_a_damaged_checkpoint_is_not_copied(
     agent: Agent, client: AgentClient, saved: CheckpointModel
 ) -> None:
-    images = agent.layout.store / saved.id / "images"
-    sorted(images.glob("core-*"))[0].unlink()
+    agent.pack(saved.id).unlink()
     with pytest.raises(Exception, match="damaged"):
         await client.copy_checkpoint(saved.id, CopyRequest(runtime="other"))
     assert [c.id for c in await client.checkpoints()] == [saved.id]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import subprocess
 import threading
@@ -13,8 +14,14 @@ from pathlib import Path
 import pytest
 
 from jupyter_checkpoints.client import AgentClient
-from jupyter_checkpoints.errors import CheckpointDamaged, InsufficientResources, NotFound
+from jupyter_checkpoints.errors import (
+    CheckpointDamaged,
+    InsufficientResources,
+    NotFound,
+    ResumeFailed,
+)
 from jupyter_checkpoints.models import CheckpointModel, SaveRequest, StartRequest
+from tests.unit.store.saving import flip
 
 from .agents import Agent, wait_until
 from .cells import run
@@ -39,51 +46,65 @@ async def saved(client: AgentClient) -> AsyncIterator[CheckpointModel]:
     await client.delete_checkpoint(checkpoint.id)
 
 
-def _largest(images: Path) -> Path:
-    return max(images.iterdir(), key=lambda p: p.stat().st_size)
+def _truncate(agent: Agent, checkpoint_id: str) -> None:
+    os.truncate(agent.pack(checkpoint_id), 2**20)
 
 
-def _truncate(images: Path) -> None:
-    path = _largest(images)
-    os.truncate(path, path.stat().st_size - 4096)
+def _flip_bit(agent: Agent, checkpoint_id: str) -> None:
+    flip(agent.pack(checkpoint_id), 2**20)
 
 
-def _flip_bit(images: Path) -> None:
-    path = _largest(images)
-    with path.open("r+b") as file:
-        file.seek(path.stat().st_size // 2)
-        byte = file.read(1)[0]
-        file.seek(-1, os.SEEK_CUR)
-        file.write(bytes([byte ^ 1]))
+def _remove(agent: Agent, checkpoint_id: str) -> None:
+    agent.pack(checkpoint_id).unlink()
 
 
-def _remove(images: Path) -> None:
-    next(images.glob("core-*.img")).unlink()
+def _flip_memory(agent: Agent, checkpoint_id: str) -> None:
+    agent.damage(checkpoint_id, "pages-2.img")
 
 
-def _add(images: Path) -> None:
-    (images / "pages-99.img").write_bytes(b"\0" * 4096)
+def _flip_map(agent: Agent, checkpoint_id: str) -> None:
+    flip(agent.layout.store / checkpoint_id / "pages.map", 100)
 
 
-def _empty(images: Path) -> None:
-    os.truncate(next(images.glob("mm-*.img")), 0)
+_IN_MEMORY = (_flip_bit, _flip_memory)
 
 
-@pytest.mark.parametrize("damage", [_truncate, _flip_bit, _remove, _add, _empty])
+async def _ends_by_damage(client: AgentClient, request: StartRequest) -> None:
+    try:
+        await client.start_kernel(request)
+    except (CheckpointDamaged, ResumeFailed):
+        return
+    async with asyncio.timeout(60):
+        async for kernel in client.attach(request.kernel_id):
+            if kernel.state == "exited":
+                break
+    assert "not what was" in kernel.reason
+    await client.delete_kernel(request.kernel_id)
+
+
+@pytest.mark.parametrize("damage", [_truncate, _flip_bit, _remove, _flip_memory, _flip_map])
 async def test_damaged_images(
-    agent: Agent, client: AgentClient, saved: CheckpointModel, damage: Callable[[Path], None]
+    agent: Agent,
+    client: AgentClient,
+    saved: CheckpointModel,
+    damage: Callable[[Agent, str], None],
 ) -> None:
-    damage(agent.layout.store / saved.id / "images")
+    damage(agent, saved.id)
     assert not (await client.verify(saved.id)).ok
     before = agent.log.read_text()
     with pytest.raises(CheckpointDamaged) as caught:
         await client.resume(saved.kernel_id, saved.id)
     assert caught.value.reason and caught.value.hint
     clone = str(uuid.uuid4())
-    with pytest.raises(CheckpointDamaged):
-        await client.start_kernel(StartRequest(kernel_id=clone, checkpoint=saved.id))
-    with pytest.raises(NotFound):
-        await client.kernel(clone)
+    request = StartRequest(kernel_id=clone, checkpoint=saved.id, detached=True)
+    if damage in _IN_MEMORY:
+        # Nothing else than the memory itself tells, and that comes after the kernel.
+        await _ends_by_damage(client, request)
+    else:
+        with pytest.raises(CheckpointDamaged):
+            await client.start_kernel(request)
+        with pytest.raises(NotFound):
+            await client.kernel(clone)
     # CRIU was not run: no container was even prepared.
     assert not [p for p in agent.layout.kernel(saved.kernel_id).iterdir() if p.name == "1"]
     assert "restore.log" not in agent.log.read_text()[len(before) :]

@@ -9,8 +9,12 @@ import sys
 import time
 from pathlib import Path
 
-from jupyter_checkpoints.store.directory import DirectoryStore
+import pytest
+
+from jupyter_checkpoints.store.packs import PackStore
 from jupyter_checkpoints.store.store import Store
+
+from .saving import BACKENDS
 
 PROJECT = Path(__file__).parents[3]
 
@@ -19,8 +23,27 @@ def driver(*args: object) -> list[str]:
     return [sys.executable, "-m", "tests.unit.store.crash_driver", *map(str, args)]
 
 
-def assert_whole(store: Store, root: Path, after: object) -> set[str]:
+@pytest.fixture(params=BACKENDS)
+def kind(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+def assert_whole(kind: str, root: Path, after: object) -> set[str]:
     """All that is listed is intact, and there is nothing but that; the ids."""
+    backend = BACKENDS[kind]()
+    try:
+        store = backend.make(root)
+        ids = _whole(store, root, after)
+        if isinstance(store, PackStore):
+            needed = {pack for name in ids for pack in store.map(name).packs}
+            there = {path.stem for path in store.packs.iterdir() if path.name != "lock"}
+            assert there == needed, after
+        return ids
+    finally:
+        backend.close()
+
+
+def _whole(store: Store, root: Path, after: object) -> set[str]:
     store.collect()
     manifests = store.list()
     for manifest in manifests:
@@ -31,33 +54,35 @@ def assert_whole(store: Store, root: Path, after: object) -> set[str]:
     return ids
 
 
-def test_killed_at_every_call(tmp_path: Path) -> None:
+def test_killed_at_every_call(kind: str, tmp_path: Path) -> None:
     done = subprocess.run(
-        driver("sweep", tmp_path), cwd=PROJECT, check=True, capture_output=True, timeout=120
+        driver("sweep", kind, tmp_path), cwd=PROJECT, check=True, capture_output=True, timeout=240
     )
     count = int(done.stdout)
     assert count > 50
     outcomes = []
     for number in range(1, count + 1):
-        root = tmp_path / f"{number:04}"
-        ids = assert_whole(DirectoryStore(root), root, number)
+        root = tmp_path / f"{number:04}" / "store"
+        ids = assert_whole(kind, root, number)
         assert "kept" in ids
         assert "lost" not in ids
-        assert DirectoryStore(root).load("kept").checkpoint.name in ("", "kept")
+        backend = BACKENDS[kind]()
+        assert backend.make(root).load("kept").checkpoint.name in ("", "kept")
+        backend.close()
         outcomes.append(("copy" in ids) + ("new" in ids) + ("doomed" not in ids))
     # Each of the three happened once, and in this order.
     assert outcomes == sorted(outcomes)
     assert set(outcomes) == {0, 1, 2, 3}
 
 
-def test_killed_at_any_time(tmp_path: Path) -> None:
+def test_killed_at_any_time(kind: str, tmp_path: Path) -> None:
     root = tmp_path / "store"
     at = random.Random(0)
     saved: set[str] = set()
     deleted: set[str] = set()
     for seed in range(30):
         with subprocess.Popen(
-            driver("loop", root, seed), cwd=PROJECT, stdout=subprocess.PIPE, text=True
+            driver("loop", kind, root, seed), cwd=PROJECT, stdout=subprocess.PIPE, text=True
         ) as process:
             assert process.stdout
             # Somewhere within a save that follows the first one.
@@ -70,7 +95,7 @@ def test_killed_at_any_time(tmp_path: Path) -> None:
             if promise.endswith("\n"):
                 word, name = promise.split()
                 (saved if word == "saved" else deleted).add(name)
-        ids = assert_whole(DirectoryStore(root), root, seed)
+        ids = assert_whole(kind, root, seed)
         # A deletion that was announced may have happened or not; then it stays as it is.
         assert saved - deleted <= ids
         saved, deleted = set(ids), set()

@@ -16,17 +16,8 @@ from blake3 import blake3
 
 from jupyter_checkpoints.errors import CheckpointDamaged, InsufficientResources, SaveFailed
 from jupyter_checkpoints.store.directory import DirectoryStore
-from jupyter_checkpoints.store.store import Store
 
-from .contract import SOME_FILES, StoreContract, manifest_of, save, write_files
-
-
-class TestDirectoryStore(StoreContract):
-    def make(self, root: Path) -> Store:
-        return DirectoryStore(root)
-
-    def damage(self, store: Store, checkpoint_id: str, name: str) -> None:
-        flip(store.images(checkpoint_id) / name, random.Random(0))
+from .saving import SOME_FILES, manifest_of, save, write_files
 
 
 @pytest.fixture
@@ -287,7 +278,7 @@ def test_a_failing_disk_fails_the_save_only(
     with monkeypatch.context() as patch:
         # The commit's last step: the name is there already, and has to go again.
         patch.setattr(
-            "jupyter_checkpoints.store.directory._sync_directory",
+            "jupyter_checkpoints.store.directory.sync_directory",
             lambda path: broken(0) if path == root else None,
         )
         with pytest.raises(SaveFailed):

@@ -1,0 +1,653 @@
+"""The store that keeps each page once: checkpoints share what is the same in them.
+
+::
+
+    root/<id>/               a checkpoint, as in :mod:`.directory`, but for its images:
+      manifest.json            version 2: with the digest of the page map
+      pages.map                where each page of each image is
+    packs/<id>.pack          pages of one or many checkpoints, see :mod:`.pack`
+    packs/<id>.index         what is in it, once more
+    packs/lock               who may change all this
+
+A save writes what is new in it: pages that are neither zero nor as they were in its parent. A
+pages file of which most is new becomes a pack as it lies there, written once, by CRIU; of others
+what is new is copied, and the file is gone before it reaches the disk. Packs are on the disk before
+the manifest is, so a crash leaves whole checkpoints and at most packs that no one needs.
+
+Checkpoints of the first store are read where they are, and stay as they are until they are deleted.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import shutil
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
+from pathlib import Path
+
+import numpy as np
+from blake3 import blake3
+
+from ..errors import CheckpointsError, NotFound
+from ..models import RepairReport, VerifyReport
+from . import envelope
+from .changes import Changes, Earlier, Region, find_changes
+from .directory import (
+    IMAGES,
+    MANIFEST,
+    NOTES,
+    RESERVE,
+    DirectoryStaging,
+    DirectoryStore,
+    Meter,
+    explained,
+    link,
+    saved,
+    sync_directory,
+    walk,
+)
+from .lock import DirectoryLock
+from .pack import (
+    PAGE,
+    Array,
+    PackDamaged,
+    PackWriter,
+    index_beside,
+    index_path,
+    opened,
+    pack_path,
+    read_table,
+    write_index,
+)
+from .packed import PAGES_FILE, PackedPages, PackedSource
+from .pagemap import ZERO, MappedFile, PageMap, Row, Run
+from .references import References, punch
+from .source import PagesDescription, damaged
+from .store import GRACE, FileRecord, Manifest, Progress
+
+log = logging.getLogger(__name__)
+
+MAP = "pages.map"
+#: Files smaller than this are stored together and compressed, and have a digest of their content.
+_LARGE = 2**20
+#: The share of a file that has to be new for it to become a pack as it is.
+_ADOPTED = 0.25
+
+#: Whose memory is in which pages file, and where: from a directory of process images.
+Memory = Callable[[Path], Mapping[str, Sequence[Run]]]
+
+
+class PackStore(DirectoryStore):
+    """Keeps images in packs. Made once by the agent; safe to use from many threads.
+
+    Parameters
+    ----------
+    root, reserve:
+        As for :class:`~.directory.DirectoryStore`.
+    packs:
+        The directory of packs, on the same file system; made if missing.
+    memory:
+        Tells whose memory CRIU's pages files hold. Without it pages are compared by their place.
+
+    Raises
+    ------
+    Conflict
+        If another process has the store.
+    """
+
+    _newest = envelope.PACKED
+
+    def __init__(
+        self,
+        root: Path,
+        packs: Path,
+        reserve: int = RESERVE,
+        memory: Memory = lambda images: {},
+    ) -> None:
+        super().__init__(root, reserve)
+        self.packs = packs
+        self.memory = memory
+        packs.mkdir(mode=0o700, parents=True, exist_ok=True)
+        packs.chmod(0o700)
+        self._owner = DirectoryLock(packs / "lock")
+        self.references = References(packs, self.map)
+        for checkpoint_id in self._ids():
+            self._count(checkpoint_id)
+        self.references.strangers()
+
+    def _count(self, checkpoint_id: str) -> None:
+        try:
+            if self._is_packed(checkpoint_id):
+                self.references.add(checkpoint_id, self.map(checkpoint_id).packs)
+        except NotFound:
+            pass
+        except CheckpointsError as error:
+            log.warning("Nothing is given back while there is a damaged checkpoint: %s", error)
+            self.references.add_unknown(checkpoint_id)
+
+    def close(self) -> None:
+        self._owner.close()
+
+    def begin(self, checkpoint_id: str, needed: int, parent: str = "") -> PackStaging:
+        directory = self._claim(checkpoint_id, needed)
+        return PackStaging(self, checkpoint_id, directory, self._earlier(parent))
+
+    def _earlier(self, parent: str) -> PageMap | None:
+        """The map of a checkpoint to build on, pinned."""
+        pages = None
+        try:
+            if parent and self._is_packed(parent):
+                pages = self.map(parent)
+                self.references.pin(pages.packs)
+                # If it is gone meanwhile its packs may be so too.
+                self._read(parent)
+        except CheckpointsError as error:
+            log.info("Saving without a parent: %s", error)
+            if pages is not None:
+                self.references.unpin(pages.packs)
+            return None
+        return pages
+
+    def _check_space(self, needed: int) -> None:
+        self.tidy()
+        super()._check_space(needed)
+
+    # -- reading -------------------------------------------------------------------------------
+
+    def _is_packed(self, checkpoint_id: str) -> bool:
+        return self._read(checkpoint_id)[0].version == envelope.PACKED
+
+    def map(self, checkpoint_id: str) -> PageMap:
+        """The page map of a checkpoint that is in packs. Errors as :meth:`load`."""
+        with self._described(checkpoint_id).open() as source:
+            return source.map
+
+    def _described(self, checkpoint_id: str) -> PackedPages:
+        return PackedPages(
+            checkpoint=checkpoint_id,
+            map=str(self._directory(checkpoint_id) / MAP),
+            digest=self._read(checkpoint_id)[0].map,
+            packs=str(self.packs),
+        )
+
+    def pages(self, checkpoint_id: str) -> PagesDescription:
+        if not self._is_packed(checkpoint_id):
+            return super().pages(checkpoint_id)
+        return self._described(checkpoint_id)
+
+    def read_image(self, checkpoint_id: str, name: str) -> bytes:
+        if not self._is_packed(checkpoint_id):
+            return super().read_image(checkpoint_id, name)
+        with self._described(checkpoint_id).open() as source:
+            if source.map.row.file(name) is None:
+                raise damaged(checkpoint_id, f"{name}: there is none")
+            return source.content(name)
+
+    def materialise(
+        self,
+        checkpoint_id: str,
+        directory: Path,
+        progress: Progress | None = None,
+        *,
+        pages: bool = True,
+        share: bool = True,
+    ) -> None:
+        if not self._is_packed(checkpoint_id):
+            super().materialise(checkpoint_id, directory, progress, pages=pages, share=share)
+            return
+        with (
+            self._described(checkpoint_id).open() as source,
+            explained(f"Checkpoint {checkpoint_id} could not be made ready"),
+        ):
+            files = [file for file in source if pages or not PAGES_FILE.fullmatch(file.name)]
+            meter = Meter(sum(file.size for file in files), progress)
+            for file in files:
+                target = directory / file.name
+                target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+                try:
+                    if not share or not self._link(source, file, target, meter):
+                        _write(source, file, target, meter)
+                except PackDamaged as error:
+                    raise damaged(checkpoint_id, f"{file.name}: {error}") from error
+
+    def _link(self, source: PackedSource, file: MappedFile, target: Path, meter: Meter) -> bool:
+        """Whether a pack is the file, and was linked, after all of it was verified."""
+        if file.size < _LARGE or file.size % PAGE:
+            return False
+        pack = source.plain_pack(file)
+        if pack is None or not link(pack_path(self.packs, pack.id), target):
+            return False
+        with opened(target) as fd:
+            for start, count, owner, _ in source.map.between(file.first, file.first + file.pages):
+                if owner == ZERO and not _is_zero(fd, start - file.first, count):
+                    target.unlink()
+                    return False
+        source.each_piece(file, lambda offset, content: None, meter.advance)
+        return True
+
+    def verify(
+        self, manifest: Manifest, progress: Progress | None = None, *, read_data: bool = True
+    ) -> VerifyReport:
+        checkpoint_id = manifest.checkpoint.id
+        problems: list[str] = []
+        read = 0
+        try:
+            if not self._is_packed(checkpoint_id):
+                return super().verify(manifest, progress, read_data=read_data)
+            if saved(self.load(checkpoint_id)) != saved(manifest):
+                problems.append(f"{MANIFEST}: not the manifest that was asked about")
+            found = {path for path, _ in walk(self._directory(checkpoint_id))}
+            extra = found - {MANIFEST, NOTES, NOTES + ".tmp", MAP}
+            problems += [f"{path}: does not belong here" for path in sorted(extra)]
+            with self._described(checkpoint_id).open() as source:
+                meter = Meter(sum(file.size for file in source) if read_data else 0, progress)
+                records = {record.path: record for record in manifest.files}
+                for file in source:
+                    path = f"{IMAGES}/{file.name}"
+                    problem = self._problem(source, file, records.pop(path, None), meter, read_data)
+                    if problem:
+                        problems.append(f"{path}: {problem}")
+                problems += [f"{path}: is missing" for path in sorted(records)]
+                read = meter.done
+        except OSError as error:
+            problems.append(f"cannot be listed: {error.strerror}")
+        except CheckpointsError as error:
+            problems.append(f"{MANIFEST}: {error.reason or error.message}")
+        return VerifyReport(id=checkpoint_id, ok=not problems, problems=problems, bytes_read=read)
+
+    @staticmethod
+    def _problem(
+        source: PackedSource,
+        file: MappedFile,
+        record: FileRecord | None,
+        meter: Meter,
+        read_data: bool,
+    ) -> str:
+        if record is None:
+            return "does not belong here"
+        try:
+            source.check(file)
+            if not read_data:
+                return ""
+            if record.digest == source.map.digest(file):
+                source.each_piece(file, lambda offset, content: None, meter.advance)
+                return ""
+            content = source.content(file.name)
+            meter.advance(len(content))
+            if blake3(content).hexdigest() != record.digest:
+                return "its content is not what was saved"
+        except PackDamaged as error:
+            return str(error)
+        except CheckpointsError as error:
+            return error.reason
+        return ""
+
+    def held(self, checkpoint_id: str) -> dict[tuple[int, int], int]:
+        held = super().held(checkpoint_id)
+        for pack in self.references.of(checkpoint_id):
+            for path in (pack_path(self.packs, pack), index_path(self.packs, pack)):
+                try:
+                    info = path.stat()
+                except FileNotFoundError:
+                    continue
+                held[info.st_dev, info.st_ino] = info.st_blocks * 512
+        return held
+
+    # -- changing ------------------------------------------------------------------------------
+
+    def clone(self, checkpoint_id: str, manifest: Manifest) -> None:
+        if not self._is_packed(checkpoint_id):
+            super().clone(checkpoint_id, manifest)
+            return
+        report = self.verify(self.load(checkpoint_id), read_data=False)
+        if not report.ok:
+            raise damaged(checkpoint_id, "; ".join(report.problems[:5]))
+        staging = self.begin(manifest.checkpoint.id, 0, checkpoint_id)
+        try:
+            staging.adopt_map(manifest.files)
+            staging.commit(manifest)
+        except BaseException:
+            staging.abandon()
+            raise
+
+    def delete(self, checkpoint_id: str) -> None:
+        super().delete(checkpoint_id)
+        self.references.remove(checkpoint_id)
+
+    def collect(self) -> Sequence[str]:
+        removed = super().collect()
+        # Nobody reads what an earlier agent has left of unfinished saves.
+        self.references.give_back(0)
+        for path in list(self.packs.iterdir()):
+            stray = path.suffix == ".index" and not path.with_suffix(".pack").exists()
+            if path.suffix == ".tmp" or stray:
+                path.unlink(missing_ok=True)
+        return removed
+
+    def tidy(self, grace: float = GRACE) -> None:
+        self.references.give_back(grace)
+
+    def repair(self) -> RepairReport:
+        repaired = []
+        for path in sorted(self.packs.glob("*.pack")):
+            try:
+                if done := _repair_tables(self.packs, path.stem):
+                    repaired.append(f"pack {path.stem}: {done}")
+            except (OSError, PackDamaged) as error:
+                log.warning("Pack %s cannot be repaired: %s", path.stem, error)
+        return RepairReport(repaired=repaired, lost=super().repair().lost)
+
+
+class PackStaging(DirectoryStaging):
+    """A checkpoint in the making of a :class:`PackStore`, which alone makes these."""
+
+    def __init__(
+        self, store: PackStore, checkpoint_id: str, directory: Path, earlier: PageMap | None
+    ) -> None:
+        super().__init__(store, checkpoint_id, directory)
+        self._packs = store
+        self.earlier = earlier
+        self.map = PageMap.of(Row.of([], {}), [], np.empty(0, np.uint32), np.empty(0, np.uint64))
+        self._pinned = list(earlier.packs) if earlier else []
+        #: Finished packs that are not in the directory of packs yet, by id.
+        self._finished: dict[str, Path] = {}
+
+    def seal(self, progress: Progress | None = None) -> list[FileRecord]:
+        with explained(f"The files of checkpoint {self._id} could not be written"):
+            prefix = len(IMAGES) + 1
+            found = sorted((path[prefix:], size) for path, size in self._files([]))
+            small = [(name, size) for name, size in found if size < _LARGE]
+            large = [(name, size) for name, size in found if size >= _LARGE]
+            meter = Meter(sum(size for _, size in found), progress)
+            row = Row.of([*small, *large], self._packs.memory(self.images))
+            content, digests = _read_small(self.images, row.files[: len(small)])
+            with ExitStack() as stack:
+                fds = []
+                for name, _ in large:
+                    fds.append(stack.enter_context(opened(self.images / name)))
+                self.map = self._pack(stack, row, content, fds, meter)
+            shutil.rmtree(self.images)
+            meter.finish()
+        self._sealed = sorted(
+            (
+                FileRecord(
+                    path=f"{IMAGES}/{file.name}",
+                    size=file.size,
+                    digest=digests.get(file.name) or self.map.digest(file),
+                )
+                for file in row.files
+            ),
+            key=lambda record: record.path,
+        )
+        return self._sealed
+
+    def _pack(
+        self, stack: ExitStack, row: Row, content: memoryview, fds: list[int], meter: Meter
+    ) -> PageMap:
+        small_pages = len(content) // PAGE
+        large = row.files[len(row.files) - len(fds) :]
+        earlier = counterparts = None
+        if self.earlier is not None:
+            earlier = stack.enter_context(Earlier(self._packs.packs, self.earlier))
+            counterparts = row.counterparts(self.earlier.row)
+        # Files of which nothing is known before are on their way to the disk while they are hashed.
+        disk = stack.enter_context(ThreadPoolExecutor(2, thread_name_prefix="writeback"))
+        flushed: list[Future[None]] = [
+            disk.submit(os.fsync, fd)
+            for file, fd in zip(large, fds, strict=True)
+            if counterparts is None
+            or not (counterparts[file.first : file.first + file.pages] >= 0).any()
+        ]
+        regions = [Region(0, small_pages, content)] + [
+            Region(file.first, file.pages, fd) for file, fd in zip(large, fds, strict=True)
+        ]
+        changes = find_changes(row.length, regions, earlier, counterparts, meter.advance)
+        for one in flushed:
+            one.result()
+        packs = [] if self.earlier is None else list(self.earlier.packs)
+        pack = np.full(row.length, ZERO, np.uint32)
+        number = np.zeros(row.length, np.uint64)
+        if earlier is not None and counterparts is not None:
+            before = counterparts[changes.same]
+            pack[changes.same], number[changes.same] = earlier.pack[before], earlier.number[before]
+        writers = self._write(stack, changes, small_pages, content, large, fds)
+        for place, (_, pages, numbers) in enumerate(writers):
+            pack[pages], number[pages] = len(packs) + place, numbers
+        finished = list(disk.map(lambda part: part[0].finish(), writers))
+        for (writer, _, _), pack_id in zip(writers, finished, strict=True):
+            self._finished[pack_id] = writer.path
+        return PageMap.of(row, packs + finished, pack, number)
+
+    def _write(
+        self,
+        stack: ExitStack,
+        changes: Changes,
+        small_pages: int,
+        content: memoryview,
+        large: Sequence[MappedFile],
+        fds: Sequence[int],
+    ) -> list[tuple[PackWriter, Array, Array]]:
+        """The packs of all that is new: each with the pages of the row in it and their numbers."""
+        new = ~(changes.zero | changes.same)
+        parts: list[tuple[PackWriter, list[Array], list[Array]]] = []
+        copied: list[tuple[MappedFile, int]] = []
+        for file, fd in zip(large, fds, strict=True):
+            mine = new[file.first : file.first + file.pages]
+            if file.size % PAGE or mine.sum() < _ADOPTED * file.pages:
+                copied.append((file, fd))
+                continue
+            path = self._directory / f"new-{len(parts)}.pack"
+            (self.images / file.name).rename(path)
+            writer = PackWriter(path, file.pages)
+            stack.callback(writer.close)
+            low, high = np.searchsorted(changes.starts, [file.first, file.first + file.pages])
+            starts = (changes.starts[low:high] - file.first).astype(np.uint64)
+            writer.adopt(
+                starts, changes.pages[low:high].astype(np.uint32), _hashes(changes, low, high)
+            )
+            old = np.flatnonzero(~mine) * PAGE
+            punch(writer.fd, old, old + PAGE)
+            pages = np.flatnonzero(mine)
+            parts.append((writer, [pages + file.first], [pages.astype(np.uint64)]))
+        if not parts:
+            writer = PackWriter(self._directory / "new-0.pack")
+            stack.callback(writer.close)
+            parts.append((writer, [], []))
+        # The rest goes into the first of them.
+        writer, all_pages, all_numbers = parts[0]
+        for file, fd in copied:
+            low, high = np.searchsorted(changes.starts, [file.first, file.first + file.pages])
+            if low == high:
+                continue
+            starts, pages = changes.starts[low:high] - file.first, changes.pages[low:high]
+            first = writer.append(
+                _runs(fd, starts, pages), pages.astype(np.uint32), _hashes(changes, low, high)
+            )
+            rows = np.flatnonzero(new[file.first : file.first + file.pages]) + file.first
+            all_pages.append(rows)
+            all_numbers.append(np.uint64(first) + np.arange(len(rows), dtype=np.uint64))
+        for at in range(int(np.searchsorted(changes.starts, small_pages))):
+            start, count = int(changes.starts[at]), int(changes.pages[at])
+            first = writer.append_compressed(
+                content[start * PAGE : (start + count) * PAGE], _hashes(changes, at, at + 1)
+            )
+            all_pages.append(np.arange(start, start + count))
+            all_numbers.append(np.uint64(first) + np.arange(count, dtype=np.uint64))
+        if not all_pages:
+            writer.path.unlink()
+        return [
+            (writer, np.concatenate(pages), np.concatenate(numbers))
+            for writer, pages, numbers in parts
+            if pages
+        ]
+
+    def adopt_map(self, files: list[FileRecord]) -> None:
+        """Become a copy of the checkpoint this one was begun with.
+
+        Raises
+        ------
+        CheckpointDamaged
+            If that is gone, or its map cannot be read.
+        """
+        if self.earlier is None:
+            raise damaged(self._id, f"{MAP} of its source cannot be read")
+        self.map = self.earlier
+        self.adopt(files)
+
+    def commit(self, manifest: Manifest) -> None:
+        with explained(f"Checkpoint {self._id} could not be committed"):
+            encoded = self.map.encode()
+            self._map_digest = blake3(encoded).hexdigest()
+            with open(os.open(self._directory / MAP, _NEW, 0o600), "wb") as file:
+                file.write(encoded)
+                file.flush()
+                os.fsync(file.fileno())
+            self._land()
+            shutil.rmtree(self.images, ignore_errors=True)
+        super().commit(manifest)
+        self._packs.references.add(self._id, self.map.packs)
+        self._unpin()
+
+    def _land(self) -> None:
+        """Put the new packs where packs are; nobody gives them back before they are needed."""
+        self._packs.references.pin(self._finished)
+        self._pinned += self._finished
+        for pack_id, path in self._finished.items():
+            path.rename(pack_path(self._packs.packs, pack_id))
+            index_beside(path).rename(index_path(self._packs.packs, pack_id))
+        if self._finished:
+            sync_directory(self._packs.packs)
+        self._finished = {}
+
+    def _encode(self, manifest: Manifest) -> bytes:
+        return envelope.encode(manifest, self._map_digest)
+
+    def abandon(self) -> None:
+        super().abandon()
+        self._unpin()
+        self._packs.references.strangers()
+
+    def _unpin(self) -> None:
+        self._packs.references.unpin(self._pinned)
+        self._pinned = []
+
+
+_NEW = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
+
+
+def _read_small(images: Path, files: Iterable[MappedFile]) -> tuple[memoryview, dict[str, str]]:
+    """Content of files, each filled up to whole pages, and BLAKE3 in hex of each."""
+    content, digests = bytearray(), {}
+    for file in files:
+        with opened(images / file.name) as fd:
+            read = os.pread(fd, file.size, 0)
+        if len(read) != file.size:
+            raise OSError(errno.EIO, f"{file.name} was cut short")
+        digests[file.name] = blake3(read).hexdigest()
+        content += read
+        content += bytes(file.pages * PAGE - file.size)
+    return memoryview(content), digests
+
+
+def _runs(fd: int, starts: Array, pages: Array) -> Iterator[memoryview]:
+    """The content of extents of a file, a few megabytes at a time."""
+    joined = np.ones(len(starts), bool)
+    joined[1:] = starts[1:] != starts[:-1] + pages[:-1]
+    first = np.flatnonzero(joined)
+    last = np.append(first[1:], len(starts)) - 1
+    buffer = memoryview(bytearray(4 * 2**20))
+    filled = 0
+    for begin, end in zip(
+        starts[first].tolist(), (starts[last] + pages[last]).tolist(), strict=True
+    ):
+        at, stop = begin * PAGE, end * PAGE
+        while at < stop:
+            piece = buffer[filled : filled + stop - at]
+            count = os.preadv(fd, [piece], at)
+            if count == 0:
+                # The last page of a file may not be a whole one.
+                piece[:] = bytes(len(piece))
+                count = len(piece)
+            at += count
+            filled += count
+            if filled == len(buffer):
+                yield buffer
+                filled = 0
+    yield buffer[:filled]
+
+
+def _hashes(changes: Changes, low: int, high: int) -> bytes:
+    return changes.hashes[low * 32 : high * 32]
+
+
+def _is_zero(fd: int, first: int, count: int) -> bool:
+    """Whether some pages of a file are zero; quick where there is a hole."""
+    at, stop = first * PAGE, (first + count) * PAGE
+    while at < stop:
+        try:
+            data = os.lseek(fd, at, os.SEEK_DATA)
+        except OSError:
+            return True
+        at = max(at, data)
+        piece = os.pread(fd, max(0, min(stop - at, 2**20)), at)
+        if piece.count(0) != len(piece):
+            return False
+        at += len(piece) or stop
+    return True
+
+
+def _write(source: PackedSource, file: MappedFile, target: Path, meter: Meter) -> None:
+    fd = os.open(target, _NEW | os.O_EXCL, 0o600)
+    try:
+
+        def write(offset: int, content: memoryview) -> None:
+            while content:
+                count = os.pwrite(fd, content, offset)
+                offset += count
+                content = content[count:]
+
+        os.ftruncate(fd, file.size)
+        source.each_piece(file, write, meter.advance)
+    finally:
+        os.close(fd)
+
+
+def _repair_tables(packs: Path, pack_id: str) -> str:
+    """Make one of a pack's two tables from the other; what was done, if anything.
+
+    Raises
+    ------
+    PackDamaged, OSError
+        If neither is right, or it cannot be written.
+    """
+    pack, index = pack_path(packs, pack_id), index_path(packs, pack_id)
+    table = {}
+    for path in (index, pack):
+        try:
+            with opened(path) as fd:
+                table[path] = read_table(fd, pack_id)
+        except FileNotFoundError:
+            pass
+        except PackDamaged as error:
+            problem = error
+    if not table:
+        raise problem
+    if index not in table:
+        write_index(index, table[pack].encode())
+        return "its index was made again"
+    if pack not in table:
+        encoded = table[index].encode()
+        where = table[index].where
+        end = int((where["offset"] + where["stored"]).max()) if len(where) else 0
+        if pack.stat().st_size >= end:
+            with open(os.open(pack, os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC), "wb") as file:
+                file.seek(max(end, pack.stat().st_size - len(encoded)))
+                file.write(encoded)
+                file.truncate()
+                file.flush()
+                os.fsync(file.fileno())
+            return "its table was made again"
+    return ""
