@@ -93,6 +93,7 @@ class CheckpointsExtension(ExtensionApp):
             emit=self._emit,
             kernels=kernels,
             sessions=self.sessions,
+            file_id_manager=lambda: server.web_app.settings.get("file_id_manager"),
         )
         server.contents_manager.register_pre_save_hook(self.runtimes.notebooks.before_saved)
         self._events.add_listener(schema_id=_CONTENTS_EVENTS, listener=self._contents_changed)

@@ -15,12 +15,14 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import msgspec
 from jupyter_core.utils import ensure_async
 from traitlets.config import LoggingConfigurable
 
 from .client import connect
 from .errors import CheckpointsError, Conflict, NotFound
 from .event_schemas import RUNTIME_EVENT, Tell
+from .file_ids import FileIds
 from .metadata import NotebookSettings, read_settings, write_settings
 from .models import CheckpointModel, CopyRequest
 from .registry import NO_FILE, Entry, Registry, place_of
@@ -46,12 +48,14 @@ class Notebooks(LoggingConfigurable):
         *,
         contents: Any,
         registry: Registry,
+        file_ids: FileIds,
         tell: Tell,
         save_original: Callable[[str], Awaitable[None]],
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
         self.registry = registry
+        self._file_ids = file_ids
         self._contents = contents
         self._tell = tell
         self._save_original = save_original
@@ -121,9 +125,13 @@ class Notebooks(LoggingConfigurable):
 
     async def _resolve(self, path: str, carried: str) -> str:
         place = self._place(path)
+        file_id = self._file_ids.of(path)
         try:
-            entry = await asyncio.to_thread(self.registry.at, place)
+            entry = await self._entry_at(place, path, file_id)
             if entry is not None and carried in ("", entry.runtime, entry.carried):
+                if file_id not in ("", entry.file_id):
+                    entry = msgspec.structs.replace(entry, file_id=file_id)
+                    await asyncio.to_thread(self.registry.put, entry)
                 self._known[place] = entry
                 return entry.runtime
             owner = await asyncio.to_thread(self.registry.find, carried) if carried else None
@@ -138,6 +146,7 @@ class Notebooks(LoggingConfigurable):
                 entry = Entry(
                     runtime=str(uuid.uuid4()), place=place, carried=carried, source=owner.runtime
                 )
+            entry = msgspec.structs.replace(entry, file_id=file_id)
             await asyncio.to_thread(self.registry.put, entry)
         except (sqlite3.Error, OSError) as error:
             self.log.warning("%s cannot be used: %s", self.registry.file, error)
@@ -146,6 +155,22 @@ class Notebooks(LoggingConfigurable):
         if copied and owner is not None:
             self._begin_seed(owner, entry, path)
         return entry.runtime
+
+    async def _entry_at(self, place: str, path: str, file_id: str) -> Entry | None:
+        """The entry of the notebook at a place, wherever that was moved from."""
+        entry = await asyncio.to_thread(self.registry.at, place)
+        if entry is not None and file_id and entry.file_id not in ("", file_id):
+            # Another file than before. Is the one of before somewhere else?
+            now = self._file_ids.path(entry.file_id)
+            if now not in ("", path.strip("/")):
+                await self.moved(path, now)
+                entry = None
+        if entry is None and file_id:
+            entry = await asyncio.to_thread(self.registry.of_file, file_id)
+            if entry is not None:
+                await asyncio.to_thread(self.registry.move, entry.place, place)
+                entry = msgspec.structs.replace(entry, place=place)
+        return entry
 
     async def _claims(self, owner: Entry) -> bool:
         """Whether the notebook of this entry is there and still says so."""

@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import msgspec
 from jupyter_core.paths import jupyter_data_dir
 from msgspec import Struct
 
@@ -27,12 +28,13 @@ CREATE TABLE IF NOT EXISTS runtimes (
     place TEXT NOT NULL,
     carried TEXT NOT NULL DEFAULT '',
     deleted TEXT NOT NULL DEFAULT '',
-    source TEXT NOT NULL DEFAULT ''
+    source TEXT NOT NULL DEFAULT '',
+    file_id TEXT NOT NULL DEFAULT ''
 );
 CREATE INDEX IF NOT EXISTS runtimes_place ON runtimes (place);
 """
 #: Columns that earlier releases did not have.
-_ADDED = ("source",)
+_ADDED = ("source", "file_id")
 
 
 class Entry(Struct, frozen=True, kw_only=True):
@@ -47,6 +49,8 @@ class Entry(Struct, frozen=True, kw_only=True):
     """When the notebook was deleted (ISO 8601, UTC), or empty."""
     source: str = ""
     """The runtime that it is a remix of, or empty."""
+    file_id: str = ""
+    """What jupyter_server_fileid calls the notebook's file, where that is installed."""
 
 
 def default_file() -> Path:
@@ -77,6 +81,14 @@ class Registry:
             ).fetchone()
         return None if row is None else Entry(**row)
 
+    def of_file(self, file_id: str) -> Entry | None:
+        """The entry of the notebook with this id, unless that was deleted."""
+        with self._open() as database:
+            row = database.execute(
+                "SELECT * FROM runtimes WHERE file_id = ? AND deleted = ''", (file_id,)
+            ).fetchone()
+        return None if row is None else Entry(**row)
+
     def all(self) -> list[Entry]:
         """Every runtime known."""
         with self._open() as database:
@@ -90,9 +102,10 @@ class Registry:
                 (entry.place, entry.runtime),
             )
             database.execute(
-                "INSERT OR REPLACE INTO runtimes (runtime, place, carried, deleted, source) "
-                "VALUES (?, ?, ?, ?, ?)",
-                (entry.runtime, entry.place, entry.carried, entry.deleted, entry.source),
+                "INSERT OR REPLACE INTO runtimes "
+                "(runtime, place, carried, deleted, source, file_id) VALUES "
+                "(:runtime, :place, :carried, :deleted, :source, :file_id)",
+                msgspec.structs.asdict(entry),
             )
 
     def move(self, old: str, new: str) -> None:

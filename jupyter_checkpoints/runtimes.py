@@ -16,6 +16,7 @@ from .after_resume import AfterResume
 from .bound import BoundKernels, Kernels, NotebookSessions
 from .context import Context
 from .culling import Culling
+from .file_ids import FileIds
 from .keeping import Keeping
 from .notebooks import Notebooks
 from .operations import Operations
@@ -40,6 +41,7 @@ class Runtimes(Settings):
         kernels: Kernels,
         sessions: NotebookSessions,
         registry: Registry | None = None,
+        file_id_manager: Callable[[], Any] = lambda: None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -49,6 +51,7 @@ class Runtimes(Settings):
             parent=self,
             contents=contents,
             registry=self.registry,
+            file_ids=FileIds(file_id_manager),
             tell=self.tell,
             save_original=self._save_original,
         )

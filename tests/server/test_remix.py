@@ -154,6 +154,28 @@ async def test_moved(server: Server) -> None:
     assert {c["runtime"] for c in await jupyter.checkpoints("o.ipynb")} == {saved["runtime"]}
 
 
+@pytest.mark.parametrize("first", ["moved.ipynb", "n.ipynb"])
+async def test_moved_without_a_trace(server: Server, first: str) -> None:
+    """No id was written into the file yet, and another one has come to its old place."""
+    notebook = server.write("n.ipynb")
+    jupyter = await server.start(
+        "--FileIdExtension.file_id_manager_class=jupyter_server_fileid.manager.LocalFileIdManager",
+        f"--BaseFileIdManager.db_path={server.home}/file_ids.db",
+    )
+    kernel_id = await jupyter.open(notebook)
+    await jupyter.run(kernel_id, "x = 1")
+    saved = await jupyter.save(kernel_id)
+    await jupyter.ask("DELETE", f"/api/kernels/{kernel_id}")
+    assert "runtime" not in server.metadata(notebook)
+    (server.root / notebook).rename(server.root / "moved.ipynb")
+    server.write(notebook)
+    for name in (first, *({"moved.ipynb", notebook} - {first})):
+        printed = await jupyter.run(await jupyter.open(name), "print('x' in globals())")
+        assert printed == str(name == "moved.ipynb"), name
+    assert [c["id"] for c in await jupyter.checkpoints("moved.ipynb")] == [saved["id"]]
+    assert await jupyter.checkpoints(notebook) == []
+
+
 async def test_a_deleted_notebook_leaves_its_checkpoints_for_a_while(
     server: Server, client: AgentClient
 ) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import sqlite3
 from pathlib import Path
 
 import pytest
@@ -22,6 +23,22 @@ def test_found_by_place_and_by_runtime(registry: Registry) -> None:
     assert registry.at("/a/n.ipynb") == registry.find("r") == entry
     assert Registry(registry.file).all() == [entry]
     assert registry.file.parent.stat().st_mode & 0o777 == 0o700
+
+
+def test_a_database_of_an_earlier_release(registry: Registry) -> None:
+    registry.file.parent.mkdir(parents=True)
+    with sqlite3.connect(registry.file) as database:
+        database.execute(
+            "CREATE TABLE runtimes (runtime TEXT PRIMARY KEY, place TEXT NOT NULL, "
+            "carried TEXT NOT NULL DEFAULT '', deleted TEXT NOT NULL DEFAULT '')"
+        )
+        database.execute("INSERT INTO runtimes VALUES ('r', '/n.ipynb', '', '')")
+    database.close()
+    assert registry.all() == [Entry(runtime="r", place="/n.ipynb")]
+    newer = Entry(runtime="r", place="/n.ipynb", source="s", file_id="f")
+    registry.put(newer)
+    assert registry.of_file("f") == registry.find("r") == newer
+    assert registry.of_file("g") is None
 
 
 def test_a_place_has_one_runtime(registry: Registry) -> None:
