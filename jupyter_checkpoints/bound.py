@@ -193,7 +193,10 @@ class BoundKernels:
     async def settle(self, bound: Bound, activity: datetime | None, cpu: float | None) -> None:
         """It is saved to its checkpoint, or has started: changes count from here on."""
         bound.seen, bound.dirty = activity, False
-        bound.cpu = cpu if cpu is not None else await self._cpu_seconds(bound.kernel_id)
+        if cpu is None and bound.checkpoint:
+            cpu = await self._cpu_seconds(bound.kernel_id)
+        # One that nothing was run in has no work of its own: what it uses is its start.
+        bound.cpu = cpu
         bound.since = time.monotonic()
 
     async def _cpu_seconds(self, kernel_id: str) -> float | None:

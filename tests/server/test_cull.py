@@ -26,7 +26,8 @@ traced.stdout.readline()
 """
 
 CULLING = (
-    "--MappingKernelManager.cull_idle_timeout=1",
+    # Long enough for a page to come on a machine that has much to do.
+    "--MappingKernelManager.cull_idle_timeout=3",
     "--MappingKernelManager.cull_interval=1",
     "--MappingKernelManager.cull_connected=True",
 )
