@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -163,6 +164,43 @@ async def test_what_a_save_tells(server: Server) -> None:
         (kernel_id, "manual", "n.ipynb", "x")
     }
     assert ours[-1]["checkpoint"] == saved["id"]
+
+
+BROKEN = """
+SCHEMA = "https://schema.jupyter.org/jupyter_checkpoints/%s/v1"
+
+async def listener(logger, schema_id, data):
+    raise RuntimeError("broken listener")
+
+def modifier(schema_id, data):
+    raise RuntimeError("broken modifier")
+
+def _jupyter_server_extension_points():
+    return [{"module": "zz_broken"}]
+
+def _load_jupyter_server_extension(app):
+    for name in ("save", "runtime"):
+        app.event_logger.add_listener(schema_id=SCHEMA % name, listener=listener)
+    app.event_logger.add_modifier(schema_id=SCHEMA % "runtime", modifier=modifier)
+"""
+
+
+async def test_broken_listeners_break_nothing(server: Server) -> None:
+    (server.home / "zz_broken.py").write_text(BROKEN)
+    jupyter = await server.start(
+        "--ServerApp.jpserver_extensions={'zz_broken': True}",
+        env={"PYTHONPATH": os.pathsep.join([str(server.home), *sys.path])},
+    )
+    kernel_id = await jupyter.open(server.write("n.ipynb"))
+    await jupyter.run(kernel_id, "x = 1")
+    saved = await jupyter.save(kernel_id)
+    operation = await jupyter.ours(
+        "POST", f"checkpoints/{saved['id']}/resume", {"kernel_id": kernel_id}
+    )
+    assert (await jupyter.finished(operation))["state"] == "done"
+    assert await jupyter.run(kernel_id, "print(x)") == "1"
+    await server.logged("broken listener")
+    assert "broken modifier" in server.log.read_text()
 
 
 async def test_without_an_agent(server: Server, tmp_path: Path) -> None:
