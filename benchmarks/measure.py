@@ -58,6 +58,7 @@ async def size(
     seen: list[float] = []
     saves: list[float] = []
     resumes: list[float] = []
+    touched: list[float] = []
     writes: list[float] = []
     reads: list[float] = []
     async with kernel(CONTAINER, directory) as original, connect() as agent:
@@ -80,7 +81,9 @@ async def size(
                 await _floor(directory, bytes_saved, writes, reads, store is not None)
             if store is not None:
                 await asyncio.to_thread(floor.forget, store / checkpoint.id)
-            resumes.append(await _resume(checkpoint, directory, expected))
+            first, everything = await _resume(checkpoint, directory, expected)
+            resumes.append(first)
+            touched.append(everything)
             await agent.delete_checkpoint(checkpoint.id)
     held = checkpoint.memory_size + checkpoint.files_size
     write, read = min(writes), min(reads)
@@ -96,6 +99,7 @@ async def size(
         pause_seen_s=statistics.median(seen),
         save_s=save,
         resume_first_cell_s=resume,
+        resume_all_touched_s=statistics.median(touched),
         bytes_held=held,
         floor_write_s=write,
         floor_read_s=read,
@@ -114,14 +118,18 @@ async def _floor(
     await asyncio.to_thread(file.unlink)
 
 
-async def _resume(checkpoint: CheckpointModel, directory: Path, expected: object) -> float:
+async def _resume(
+    checkpoint: CheckpointModel, directory: Path, expected: object
+) -> tuple[float, float]:
+    """Seconds to the first cell's reply, and to that of a cell that reads all memory."""
     began = time.perf_counter()
     async with kernel(CONTAINER, directory, restore_from=checkpoint.id) as clone:
         await clone.run("data.size")
         elapsed = time.perf_counter() - began
         if await clone.run(CHECK) != expected:
             raise RuntimeError("the resumed kernel does not hold what was saved")
-    return elapsed
+        everything = time.perf_counter() - began
+    return elapsed, everything
 
 
 async def start(directory: Path, repeats: int, note: Note) -> StartResult:

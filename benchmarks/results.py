@@ -25,6 +25,8 @@ class SizeResult(Struct, frozen=True, kw_only=True):
     """From the request to the committed checkpoint, as a client sees it."""
     resume_first_cell_s: float
     """From the start of a new kernel from the checkpoint to the reply to its first cell."""
+    resume_all_touched_s: float
+    """From there as well, to the reply to a second cell that reads all of the memory."""
     bytes_held: int
     floor_write_s: float
     """Writing as many bytes as the process images have into one file, and ``fsync``."""

@@ -19,7 +19,8 @@ def show(report: Report, console: Console) -> None:
     if report.results:
         console.print(_sizes(report.results))
         console.print(
-            "Resume: to the reply to the first cell in a new kernel. Floor: writing (with fsync) "
+            "Resume: to the reply to the first cell in a new kernel; all: to that of a cell that "
+            "reads all of its memory. Floor: writing (with fsync) "
             "or reading as many bytes, and nothing else, at best; "
             + ("all is read from the disk.\n" if report.cold else "all is read from memory.\n")
         )
@@ -49,7 +50,8 @@ def _sizes(results: list[SizeResult]) -> Table:
     table = _table(
         "Saving and resuming a kernel with random numbers",
         *("data\nGiB", "pause\n/floor", "save\n/floor", "resume\n/floor", "held\n/data"),
-        *(" pause\ns", " save\ns", "resume\ns", "held\nMiB", "floor:\nwrite s", "\nread s"),
+        *(" pause\ns", " save\ns", "resume\ns", " all\ns", "held\nMiB"),
+        *("floor:\nwrite s", "\nread s"),
     )
     for one in results:
         table.add_row(
@@ -57,6 +59,7 @@ def _sizes(results: list[SizeResult]) -> Table:
             *map(_ratio, (one.pause_over_floor, one.save_over_floor, one.resume_over_floor)),
             _ratio(one.held_over_data),
             *map(_seconds, (one.pause_s, one.save_s, one.resume_first_cell_s)),
+            _seconds(one.resume_all_touched_s),
             _mebibytes(one.bytes_held),
             *map(_seconds, (one.floor_write_s, one.floor_read_s)),
         )

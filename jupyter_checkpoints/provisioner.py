@@ -190,9 +190,10 @@ class ContainerProvisioner(KernelProvisionerBase):
             self._exit_told = True
             tail = await self._log_tail()
             self.log.error(
-                "Kernel %s ended with exit code %s%s",
+                "Kernel %s ended with exit code %s%s%s",
                 self.kernel_id,
                 code,
+                f": {self._watch.reason}" if self._watch.reason else "",
                 f"; the end of its log:\n{tail}" if tail else "",
             )
         return code

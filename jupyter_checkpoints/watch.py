@@ -75,6 +75,11 @@ class KernelWatch:
             return None
         return 1 if self._model.exit_code is None else self._model.exit_code
 
+    @property
+    def reason(self) -> str:
+        """Why it was ended if it could not go on, else empty."""
+        return self._model.reason
+
     def open(self) -> None:
         """Begin to follow. Blocks for the start of a thread."""
         self._portal = _thread.__enter__()

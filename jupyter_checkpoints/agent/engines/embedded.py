@@ -26,6 +26,7 @@ from msgspec import Struct
 import jupyter_checkpoints
 
 from ...errors import (
+    CheckpointDamaged,
     CheckpointsError,
     Conflict,
     InsufficientResources,
@@ -126,8 +127,6 @@ class _Kernel:
         """Removes the container that has ended by itself."""
         self.filling: asyncio.Task[None] | None = None
         """Waits until all of its memory is there."""
-        self.reason = ""
-        """Why its container was ended, where that was not anybody's wish."""
 
 
 class _Held(Struct, frozen=True, kw_only=True):
@@ -305,6 +304,12 @@ class EmbeddedEngine(Engine):
         elif await asyncio.to_thread(_still_there, state):
             self._watch(kernel)
             if state.filled_from:
+                bundle = self._bundle(kernel.id, state.generation)
+                if await asyncio.to_thread(pagers.lost, bundle):
+                    await self._end(kernel)
+                    code, reason = await asyncio.to_thread(self._end_of, kernel)
+                    await self._destroy(kernel.id, state.generation, keep_network=True)
+                    return Adopted(container=None, exit_code=code, reason=reason)
                 self._watch_filling(kernel)
             if stopped:
                 await self.stop(kernel.id)
@@ -522,7 +527,7 @@ class EmbeddedEngine(Engine):
         await asyncio.to_thread(self._write_new, kernel.id, state)
         expected = 0 if activate else await self._switch(kernel, spec, link, source)
         previous = kernel.state.generation
-        kernel.state, kernel.child, kernel.reason = state, held.child, ""
+        kernel.state, kernel.child = state, held.child
         self._later(self._replace_spare())
         if previous >= 0:
             self._later(self._destroy(kernel.id, previous))
@@ -672,10 +677,11 @@ class EmbeddedEngine(Engine):
         if pager is not None:
             await asyncio.to_thread(pager.reap)
         if outcome is None:
-            kernel.reason = "the processes that brought its memory were killed"
-            log.error("Kernel %s is ended: %s", kernel.id, kernel.reason)
+            log.error("Kernel %s is ended: nobody brings its memory any more", kernel.id)
             await asyncio.to_thread(self._cgroup(name).kill)
             return
+        if outcome.error:
+            log.error("Kernel %s was ended: %s", kernel.id, outcome.error)
         state.filled_from = ""
         await asyncio.to_thread(self._write_state, kernel.id, state)
         kernel.filling = None
@@ -793,10 +799,12 @@ class EmbeddedEngine(Engine):
                 if kernel.running:
                     await asyncio.to_thread(self._cgroup(old).thaw)
                 elif was_running:
-                    self.on_exit(kernel.id, 128 + signal.SIGKILL, kernel.reason)
+                    self.on_exit(kernel.id, *await asyncio.to_thread(self._end_of, kernel))
             if outcome is not None and outcome.error:
-                raise ResumeFailed(
-                    "The kernel's memory could not be resumed.", reason=outcome.error
+                raise CheckpointDamaged(
+                    f"Checkpoint {source.checkpoint_id} is damaged; nothing was changed.",
+                    reason=outcome.error,
+                    hint="Resume another checkpoint, and delete this one.",
                 ) from error
             if source.pages and (isinstance(error, NoPager) or criu.lacks_userfaultfd(text)):
                 raise NotLazily(str(error)) from error
@@ -1102,7 +1110,10 @@ class EmbeddedEngine(Engine):
         """The exit code of a container that has ended, and the reason where it was not its own."""
         bundle = self._bundle(kernel.id, kernel.state.generation)
         outcome = Outcome.read(bundle)
-        reason = outcome.error if outcome is not None else kernel.reason
+        reason = outcome.error if outcome is not None else ""
+        if kernel.state.filled_from and pagers.lost(bundle):
+            # It may have ended by itself then, of the zeros in the place of its memory.
+            reason = "the processes that brought its memory were killed"
         try:
             return int(json.loads((bundle / "exit.json").read_text())["code"]), reason
         except (OSError, ValueError, KeyError):

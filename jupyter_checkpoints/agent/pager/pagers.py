@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import socket
 import subprocess
@@ -30,7 +31,8 @@ class Pager:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
-            env=process.room_for_mark(),
+            # It parts into two, which only a process with a single thread may.
+            env={"OPENBLAS_NUM_THREADS": "1", **process.room_for_mark()},
             cwd="/",
             start_new_session=True,
         )
@@ -111,17 +113,34 @@ async def ended(bundle: Path) -> Outcome | None:
 
     Also called by an agent that did not start the pager.
     """
+    watching = await asyncio.to_thread(_watch, bundle)
+    if watching is not None:
+        with watching, contextlib.suppress(OSError):
+            # Nobody ever accepts or says anything: this ends when the socket that listens does.
+            await asyncio.get_running_loop().sock_recv(watching, 1)
+    return await asyncio.to_thread(Outcome.read, bundle)
+
+
+def lost(bundle: Path) -> bool:
+    """Whether they were killed before all memory was there. Blocking."""
+    watching = _watch(bundle)
+    if watching is None:
+        return Outcome.read(bundle) is None
+    watching.close()
+    return False
+
+
+def _watch(bundle: Path) -> socket.socket | None:
+    """Connect to a pager; None if it has ended."""
     directory = os.open(bundle, os.O_PATH | os.O_DIRECTORY)
     watching = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
+        # A socket's path has 107 characters at most; the directory's alone may have more.
+        watching.connect(f"/proc/self/fd/{directory}/{SOCKET}")
         watching.setblocking(False)
-        loop = asyncio.get_running_loop()
-        # Nobody ever accepts or says anything: this ends when the socket that listens does.
-        await loop.sock_connect(watching, f"/proc/self/fd/{directory}/{SOCKET}")
-        await loop.sock_recv(watching, 1)
     except OSError:
-        pass  # it has ended already, or just now
-    finally:
         watching.close()
+        return None
+    finally:
         os.close(directory)
-    return await asyncio.to_thread(Outcome.read, bundle)
+    return watching
