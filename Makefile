@@ -3,7 +3,7 @@
 #   make test [ARGS=...]      set up, lint, run all tests (ARGS go to pytest)
 #   make test-ui [ARGS=...]   only those of JupyterLab's part, in a headless browser
 #   make lint                 ruff and mypy
-#   make bench [ARGS=...]     measure saving and resuming (ARGS: --json --sizes 1,4)
+#   make bench [ENGINE=docker] [ARGS=...]  measure saving and resuming (ARGS: --json --sizes 1,4)
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -36,7 +36,7 @@ lint: .venv/.ready labextension/.ready
 
 bench: .venv/.ready
 	@$(BIN)/jupyter-checkpoints setup
-	$(BIN)/python -m benchmarks $(ARGS)
+	$(BIN)/python -m benchmarks $(if $(ENGINE),--engine $(ENGINE)) $(ARGS)
 
 # Made again when the dependencies change.
 .venv/.ready: pyproject.toml scripts/venv.sh

@@ -24,6 +24,7 @@ from jupyter_checkpoints.errors import CheckpointsError
 from jupyter_checkpoints.models import Status
 
 from . import measure, rivals, table
+from .agent import agent_with
 from .results import Host, Report, RivalResult
 
 
@@ -64,6 +65,11 @@ def _arguments() -> argparse.Namespace:
         default=[0.0, 0.25, 1.0, 4.0],
         help="GiB of random numbers, comma-separated (default: 0,0.25,1,4)",
     )
+    parser.add_argument(
+        "--engine",
+        choices=["embedded", "docker"],
+        help="measure this engine, with an agent of its own (default: the host's agent)",
+    )
     parser.add_argument("--repeats", type=int, default=3, help="saves per size (default: 3)")
     parser.add_argument(
         "--starts", type=int, default=10, help="kernel starts of each kind (default: 10; 0: none)"
@@ -88,30 +94,39 @@ def _arguments() -> argparse.Namespace:
 
 
 async def _measure(arguments: argparse.Namespace, note: measure.Note) -> Report:
-    paths = layout.Layout(arguments.data_dir, layout.RUN_DIR)
+    with tempfile.TemporaryDirectory(prefix="benchmark-", dir=arguments.directory) as temporary:
+        if not arguments.engine:
+            paths = layout.Layout(arguments.data_dir, layout.RUN_DIR)
+            return await _measure_with(paths, arguments, Path(temporary), note)
+        note(f"starting an agent with the {arguments.engine} engine")
+        with agent_with(arguments.engine, Path(temporary)) as paths:
+            return await _measure_with(paths, arguments, Path(temporary), note)
+
+
+async def _measure_with(
+    paths: layout.Layout, arguments: argparse.Namespace, directory: Path, note: measure.Note
+) -> Report:
     async with connect() as agent:
         host = _host(await agent.status())
         images = {image.name: image for image in await agent.images()}
-    with tempfile.TemporaryDirectory(prefix="benchmark-", dir=arguments.directory) as temporary:
-        directory = Path(temporary)
-        start = None
-        if arguments.starts:
-            start = await measure.start(directory, arguments.starts, note)
-        store = paths.store if arguments.cold else None
-        results = [
-            await measure.size(gib, directory, arguments.repeats, store, note)
-            for gib in arguments.sizes
-        ]
-        others: list[RivalResult] = []
-        if not arguments.no_rivals:
-            image = images["python3"]
-            rootfs = paths.images / image.digest / "rootfs"
-            for rival in (
-                rivals.Dill(directory),
-                rivals.Docker(directory, rootfs, image.env),
-                rivals.Podman(directory, rootfs, image.env),
-            ):
-                others += await rival.measure(arguments.sizes, note)
+    start = None
+    if arguments.starts:
+        start = await measure.start(directory, arguments.starts, note)
+    store = paths.store if arguments.cold else None
+    results = [
+        await measure.size(gib, directory, arguments.repeats, store, note)
+        for gib in arguments.sizes
+    ]
+    others: list[RivalResult] = []
+    if not arguments.no_rivals:
+        image = images["python3"]
+        rootfs = paths.images / image.digest / "rootfs"
+        for rival in (
+            rivals.Dill(directory),
+            rivals.Docker(directory, rootfs, image.env),
+            rivals.Podman(directory, rootfs, image.env),
+        ):
+            others += await rival.measure(arguments.sizes, note)
     return Report(host=host, results=results, start=start, rivals=others, cold=arguments.cold)
 
 

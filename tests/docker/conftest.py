@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Iterator
 
@@ -22,6 +23,8 @@ from .engine import DockerEngine, directory
 
 @pytest.fixture(scope="session")
 def docker_engine() -> Iterator[DockerEngine]:
+    if os.geteuid() != 0:
+        pytest.skip("Docker Engine is run by root")
     root = directory()
     engine = DockerEngine(root)
     try:
@@ -35,11 +38,11 @@ def docker_engine() -> Iterator[DockerEngine]:
 
 @pytest.fixture(scope="session")
 def agent(default_image: None, docker_engine: DockerEngine) -> Iterator[Agent]:
-    with running_agent("--engine=docker", f"--docker-host={docker_engine.url}") as agent:
+    with running_agent(*docker_engine.options) as agent:
         yield agent
 
 
 @pytest.fixture
 def private_agent(default_image: None, docker_engine: DockerEngine) -> Iterator[Agent]:
-    with running_agent("--engine=docker", f"--docker-host={docker_engine.url}") as agent:
+    with running_agent(*docker_engine.options) as agent:
         yield agent

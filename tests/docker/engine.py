@@ -41,6 +41,11 @@ class DockerEngine:
     def url(self) -> str:
         return f"unix://{self.root}/docker.sock"
 
+    @property
+    def options(self) -> tuple[str, str]:
+        """What an agent has to be told to use it."""
+        return "--engine=docker", f"--docker-host={self.url}"
+
     def client(self) -> Any:
         return docker.DockerClient(base_url=self.url, version="auto", timeout=60)
 

@@ -62,6 +62,8 @@ async def test_docker_s_own_commands(launch: Launch, agent: Agent, docker: Any) 
     wait_until(lambda: b"a line" in container.logs(), what="docker logs")
     code, output = container.exec_run(["cat", "/root/a/file"])
     assert (code, output) == (0, b"of the kernel")
+    copied, facts = container.get_archive("/root/a/file")
+    assert facts["size"] == len("of the kernel") and b"of the kernel" in b"".join(copied)
     assert "ipykernel_launcher" in str(container.top()["Processes"])
     assert container.stats(stream=False)["memory_stats"]["usage"] > 0
     container.update(mem_limit=2**30, memswap_limit=2**30)
