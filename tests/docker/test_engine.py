@@ -12,13 +12,13 @@ from tests.agent.test_engine import pytestmark as pytestmark
 from .engine import DockerEngine
 
 
-@pytest.fixture
+@pytest.fixture  # type: ignore[no-redef]
 def strict_agent(default_image: None, docker_engine: DockerEngine) -> Iterator[Agent]:
     with running_agent(*docker_engine.options, "--AgentApp.orphan_grace=1") as agent:
         yield agent
 
 
-@pytest.fixture
+@pytest.fixture  # type: ignore[no-redef]
 def impatient_agent(default_image: None, docker_engine: DockerEngine) -> Iterator[Agent]:
     with running_agent(*docker_engine.options, "--AgentApp.criu_timeout=2") as agent:
         yield agent
