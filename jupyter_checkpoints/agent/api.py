@@ -63,6 +63,10 @@ class ImageRequest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     archive: str = ""
 
 
+def _nothing() -> None:
+    """What is left to do at the end of a turn that is over."""
+
+
 class Handler(RequestHandler):
     """Admission, errors, JSON; the base of every handler."""
 
@@ -77,6 +81,7 @@ class Handler(RequestHandler):
     path_args: list[str] = []
     """As tornado sets it, unless a path is no text."""
     _audited = False
+    _closed = False
 
     def initialize(
         self, service: KernelService, admission: Admission, audit: Audit, turns: Turns
@@ -85,16 +90,30 @@ class Handler(RequestHandler):
         self.admission = admission
         self.audit = audit
         self.turns = turns
+        self._end_turn: Callable[[], None] = _nothing
         connection = cast("Any", self.request.connection)
         self.peer = peer_of(connection.stream.socket)
         self.caller = Caller(self.peer.uid)
 
     async def prepare(self) -> None:
+        self._end_turn = await self.turns.short_turn(self.peer.uid)
+        if self._closed:
+            self._let_others()
         named = self.request.headers.get(USER_HEADER)
         self.caller = await self.admission.caller(self.peer, named)
 
     def on_finish(self) -> None:
+        self._let_others()
         self._note("done" if self.get_status() < 400 else "failed")
+
+    def on_connection_close(self) -> None:
+        self._closed = True
+        self._let_others()
+
+    def _let_others(self) -> None:
+        """This request is done, or has become one that only waits, or one with another limit."""
+        self._end_turn()
+        self._end_turn = _nothing
 
     def _note(self, outcome: Outcome, error: BaseException | None = None) -> None:
         """Tell the audit log, once, what became of this request, if it is worth it."""
@@ -130,6 +149,7 @@ class Handler(RequestHandler):
 
     async def stream(self, work: Callable[[Operation], Awaitable[Any]]) -> None:
         """Run a long operation and send its events; see :class:`Event`."""
+        self._let_others()
         events: asyncio.Queue[Event | None] = asyncio.Queue()
         operation = Operation(events.put_nowait)
         operation_id = self.get_query_argument("operation", "")
@@ -288,11 +308,10 @@ class SignalHandler(Handler):
 class AttachHandler(Handler):
     """Follows one kernel's state; being here is what keeps it from being an orphan."""
 
-    async def prepare(self) -> None:
-        await super().prepare()
-        self._task: asyncio.Future[None] | None = None
+    _task: asyncio.Future[None] | None = None
 
     async def get(self, kernel_id: str) -> None:
+        self._let_others()
         self._task = asyncio.ensure_future(self._follow(_checked(kernel_id)))
         try:
             await self._task
@@ -310,6 +329,7 @@ class AttachHandler(Handler):
                 return
 
     def on_connection_close(self) -> None:
+        super().on_connection_close()
         if self._task is not None:
             self._task.cancel()
 
@@ -331,6 +351,7 @@ class LogsHandler(Handler):
         try:
             self.write(text)
             await self.flush()
+            self._let_others()
             while follow:
                 await asyncio.sleep(self.interval)
                 try:
@@ -433,6 +454,7 @@ class CopyHandler(Handler):
     async def post(self, checkpoint_id: str) -> None:
         request = self.body(CopyRequest)
         _checked(checkpoint_id)
+        self._let_others()
         async with self.turns.turn(self.caller.uid):
             model = await self.service.checkpoints.copy(self.caller, checkpoint_id, request)
         self.answer(model, status=201)
@@ -461,6 +483,7 @@ class ArchiveHandler(Handler):
         _checked(checkpoint_id)
         with self.service.checkpoints.reading(checkpoint_id):
             tag, export = await self.service.checkpoints.export(self.caller, checkpoint_id)
+            self._let_others()
             async with self.turns.turn(self.caller.uid):
                 await asyncio.to_thread(export.__enter__)
                 try:
@@ -509,10 +532,12 @@ _ARCHIVE_RATE = 2**20
 class ArchivesHandler(Handler):
     """Takes an archive in; it is on the disk, whole, before anything looks at it."""
 
+    _file: IO[bytes] | None = None
+    _storing: Storing | None = None
+
     async def prepare(self) -> None:
         await super().prepare()
-        self._file: IO[bytes] | None = None
-        self._storing: Storing | None = None
+        self._let_others()
         length = self.request.headers.get("Content-Length", "")
         if not length.isdigit():
             raise InvalidRequest("How long the archive is has to be known: no Content-Length.")
@@ -546,6 +571,7 @@ class ArchivesHandler(Handler):
         self._let_go()
 
     def on_connection_close(self) -> None:
+        super().on_connection_close()
         self._let_go()
 
     def _let_go(self) -> None:
@@ -568,7 +594,11 @@ class UsageHandler(Handler):
 
 class PreflightHandler(Handler):
     async def get(self, checkpoint_id: str) -> None:
-        self.answer(await self.service.checkpoints.preflight(self.caller, _checked(checkpoint_id)))
+        _checked(checkpoint_id)
+        self._let_others()
+        async with self.turns.turn(self.caller.uid):
+            report = await self.service.checkpoints.preflight(self.caller, checkpoint_id)
+        self.answer(report)
 
 
 class VerifyHandler(Handler):

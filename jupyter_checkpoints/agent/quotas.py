@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import defaultdict
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
 from fnmatch import fnmatchcase
 
@@ -95,13 +95,28 @@ class Quotas(Struct, frozen=True, kw_only=True):
             )
 
 
+#: Requests of one user that are worked on at a time, apart from long operations.
+_SHORT = 16
+
+
 class Turns:
-    """So many long operations of one user at a time; the others wait for their turn."""
+    """So much of one user's is worked on at a time; the rest of his waits, and nobody else's."""
 
     def __init__(self, most: int) -> None:
         self._semaphores: defaultdict[int, asyncio.Semaphore] = defaultdict(
             lambda: asyncio.Semaphore(most)
         )
+        self._short: defaultdict[int, asyncio.Semaphore] = defaultdict(
+            lambda: asyncio.Semaphore(_SHORT)
+        )
+
+    async def short_turn(self, uid: int) -> Callable[[], None]:
+        """Wait until a request may be worked on; to be called, once, when that is done."""
+        if uid == 0:
+            return lambda: None
+        semaphore = self._short[uid]
+        await semaphore.acquire()
+        return semaphore.release
 
     @asynccontextmanager
     async def turn(self, uid: int) -> AsyncIterator[None]:

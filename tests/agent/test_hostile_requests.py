@@ -260,6 +260,55 @@ print(sent)
     _others_are_served(shared, users)
 
 
+_HAMMER = """
+import http.client, socket, sys, threading, time
+
+class Connection(http.client.HTTPConnection):
+    def connect(self):
+        self.sock = socket.socket(socket.AF_UNIX)
+        self.sock.settimeout(100)
+        self.sock.connect(sys.argv[1])
+
+counts = []
+
+def ask():
+    connection = Connection("agent")
+    while not over.is_set():
+        connection.request("GET", "/v1/checkpoints")
+        connection.getresponse().read()
+        counts.append(1)
+
+over = threading.Event()
+threads = [threading.Thread(target=ask) for _ in range(30)]
+for thread in threads:
+    thread.start()
+while len(counts) < 100:
+    time.sleep(0.01)
+print(flush=True)
+sys.stdin.read()
+over.set()
+for thread in threads:
+    thread.join()
+print(len(counts))
+"""
+
+
+def test_a_user_who_never_stops_asking(shared: Agent, users: Users) -> None:
+    """Thirty threads of his ask as fast as they can, and others are served between them."""
+    alice = users.alice
+    process = alice.popen(
+        *(alice.python, "-c", _HAMMER, str(shared.socket)),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    )
+    assert process.stdout is not None
+    process.stdout.readline()
+    for _ in range(3):
+        _others_are_served(shared, users)
+    said, _ = process.communicate()
+    assert int(said) > 100
+
+
 def test_long_operations_of_one_user_keep_nobody_waiting(shared: Agent, users: Users) -> None:
     """Whoever follows a hundred logs that do not exist, or asks for everything at once."""
     wishes = [("GET", f"/v1/kernels/{n}/logs?follow=1", None) for n in range(100)]
