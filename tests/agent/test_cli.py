@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -16,11 +15,13 @@ from jupyter_client.asynchronous.client import AsyncKernelClient
 from jupyter_client.blocking.client import BlockingKernelClient
 from jupyter_client.manager import KernelManager
 
-from jupyter_checkpoints.cli.app import CheckpointsApp, main
+from jupyter_checkpoints.cli.app import CheckpointsApp
 from jupyter_checkpoints.layout import SOCKET_ENV
 
+from ..users import Users
 from .agents import Agent
 from .cells import run
+from .conftest import running_agent
 from .kernelspecs import jupyter_dirs as jupyter_dirs
 from .kernelspecs import nothing_left as nothing_left
 
@@ -298,23 +299,19 @@ def test_doctor_says_what_to_do() -> None:
     assert "Not ready" in done.stdout
 
 
-@pytest.mark.parametrize("closed", [False, True], ids=["by the agent", "by the file system"])
+@pytest.mark.parametrize("mode", ["0666", "0660"], ids=["by the agent", "by the file system"])
 def test_an_ordinary_user_is_refused_with_what_an_administrator_can_do(
-    agent: Agent, tmp_path: Path, capfd: pytest.CaptureFixture[str], closed: bool
+    default_image: None, users: Users, mode: str
 ) -> None:
-    tmp_path.chmod(0o700)
-    child = os.fork()
-    if child == 0:
-        # The way to the agent's directory is closed to other users in tests, so start there.
-        os.chdir(tmp_path if closed else agent.layout.run_dir)
-        os.environ[SOCKET_ENV] = "agent.sock"
-        os.setuid(65534)
-        try:
-            main(["ps", "--json"])
-        except SystemExit as ended:
-            os._exit(int(ended.code or 0))
-        os._exit(99)
-    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 5
-    body = json.loads(capfd.readouterr().out)
+    program = "from jupyter_checkpoints.cli.app import main; main(['ps', '--json'])"
+    with running_agent(f"--AgentApp.socket_mode={mode}", "--AgentApp.allowed_groups=[]") as agent:
+        process = users.alice.popen(
+            *(users.alice.python, "-c", program),
+            env={SOCKET_ENV: str(agent.socket)},
+            stdout=subprocess.PIPE,
+        )
+        said, _ = process.communicate(timeout=60)
+    assert process.returncode == 5
+    body = json.loads(said)
     assert body["code"] == "NotAllowed"
     assert "administrator" in body["hint"]
