@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from datetime import datetime
 from typing import Protocol
+from weakref import WeakValueDictionary
 
 from msgspec import Struct, field
 
@@ -107,6 +109,7 @@ class BoundKernels:
         self._sessions = sessions
         self._notebooks = notebooks
         self._bound: dict[str, Bound] = {}
+        self._starting: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         #: What the user is to read in the banner of a kernel, by kernel.
         self.notices: dict[str, str] = {}
 
@@ -115,6 +118,10 @@ class BoundKernels:
 
     def __getitem__(self, kernel_id: str) -> Bound:
         return self._bound[kernel_id]
+
+    def starting(self, path: str) -> asyncio.Lock:
+        """Held by whoever gives a notebook its kernel: two at once would give it two."""
+        return self._starting.setdefault(path.strip("/"), asyncio.Lock())
 
     def all(self) -> list[Bound]:
         """Those of now."""

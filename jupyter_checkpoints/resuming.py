@@ -132,6 +132,10 @@ class Resuming(Part):
         )
 
     async def _resume_new(self, plan: Plan, operation: Operation) -> dict[str, str]:
+        async with self._bound.starting(plan.path):
+            return await self._replace_kernel(plan, operation)
+
+    async def _replace_kernel(self, plan: Plan, operation: Operation) -> dict[str, str]:
         assert plan.checkpoint is not None
         try:
             with operation.at_agent():

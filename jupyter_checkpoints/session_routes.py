@@ -10,15 +10,11 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable
 from typing import Any, cast
-from weakref import WeakValueDictionary
 
 from jupyter_server.services.sessions.handlers import SessionRootHandler
 from tornado import web
 
 from .kernelmanager import starting_fresh
-
-#: One lock for each path that a session is being started for.
-_starting: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
 
 class SessionsHandler(SessionRootHandler):
@@ -26,7 +22,8 @@ class SessionsHandler(SessionRootHandler):
 
     async def post(self) -> None:
         """Start a session; ``?fresh`` skips the notebook's checkpoint."""
-        lock = _starting.setdefault(self._path(), asyncio.Lock())
+        runtimes = getattr(self.kernel_manager, "runtimes", None)
+        lock = asyncio.Lock() if runtimes is None else runtimes.bound.starting(self._path())
         async with lock:
             token = starting_fresh.set(self._fresh())
             try:

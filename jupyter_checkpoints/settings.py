@@ -14,8 +14,9 @@ class Settings(LoggingConfigurable):
 
     autosave_idle_timeout = Float(
         600.0,
-        help="Seconds without activity after which a kernel is saved, once; 0: never. So whoever "
-        "stops the whole server, a hub for instance, loses nothing.",
+        help="Seconds without activity after which a kernel is saved; again after as long if it "
+        "works on by itself; 0: never. So whoever stops the whole server, a hub for instance, "
+        "loses nothing.",
     ).tag(config=True)
     autosave_before_restart = Bool(
         False, help="Save a kernel before the restart that a user asks for."

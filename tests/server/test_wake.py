@@ -65,6 +65,21 @@ async def test_two_starts_at_once_are_one(server: Server, client: AgentClient) -
     assert await jupyter.run(one, "print(x)") == "1"
 
 
+async def test_two_resumes_at_once_leave_one_kernel(server: Server, client: AgentClient) -> None:
+    notebook = server.write("n.ipynb")
+    jupyter = await server.start()
+    saved = await slept(jupyter, notebook)
+    path = f"checkpoints/{saved['id']}/resume"
+    begun = await asyncio.gather(*(jupyter.ours("POST", path, {}) for _ in range(2)))
+    ended = [await jupyter.finished(operation) for operation in begun]
+    assert [e["state"] for e in ended] == ["done", "done"]
+    [open_session] = await jupyter.get("/api/sessions")
+    [kernel] = await client.kernels()
+    assert open_session["kernel"]["id"] == kernel.id
+    assert kernel.id in [e["result"]["kernel_id"] for e in ended]
+    assert await jupyter.run(kernel.id, "print(x)") == "1"
+
+
 async def test_requests_that_cannot_be_read_are_answered_as_ever(server: Server) -> None:
     jupyter = await server.start()
     bodies: list[Any] = [None, [], {"path": 1}, {"type": "notebook"}]
