@@ -112,7 +112,7 @@ async def _measure_with(
     start = None
     if arguments.starts:
         start = await measure.start(directory, arguments.starts, note)
-    store = paths.store if arguments.cold else None
+    store = paths if arguments.cold else None
     results = [
         await measure.size(gib, directory, arguments.repeats, store, note)
         for gib in arguments.sizes

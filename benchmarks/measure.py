@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from jupyter_checkpoints.client import connect
+from jupyter_checkpoints.layout import Layout
 from jupyter_checkpoints.models import CheckpointModel
 
 from . import floor
@@ -43,7 +44,7 @@ Note = Callable[[str], None]
 
 
 async def size(
-    gib: float, directory: Path, repeats: int, store: Path | None, note: Note
+    gib: float, directory: Path, repeats: int, store: Layout | None, note: Note
 ) -> SizeResult:
     """Save and resume a kernel with ``gib`` GiB of random numbers, ``repeats`` times.
 
@@ -52,7 +53,7 @@ async def size(
     directory:
         On the file system of the store; for the floor's file, and the kernels' working directory.
     store:
-        Where the checkpoints' files are, if these are to be read from the disk at the resume.
+        Where the checkpoints are, if these are to be read from the disk at the resume.
     """
     pauses: list[float] = []
     seen: list[float] = []
@@ -80,7 +81,8 @@ async def size(
             if not floor_first:
                 await _floor(directory, bytes_saved, writes, reads, store is not None)
             if store is not None:
-                await asyncio.to_thread(floor.forget, store / checkpoint.id)
+                for place in (store.store / checkpoint.id, store.packs):
+                    await asyncio.to_thread(floor.forget, place)
             first, everything = await _resume(checkpoint, directory, expected)
             resumes.append(first)
             touched.append(everything)

@@ -44,6 +44,7 @@ from .models import (
     KernelModel,
     KernelPatch,
     PreflightReport,
+    RepairReport,
     ResumeRequest,
     SaveRequest,
     SignalRequest,
@@ -398,10 +399,20 @@ class AgentClient:
         progress: ProgressCallback | None = None,
         *,
         operation: str = "",
+        quick: bool = False,
     ) -> VerifyReport:
-        """Read every byte of a checkpoint again and compare; damage is in the report."""
+        """Read every byte of a checkpoint again and compare; damage is in the report.
+
+        ``quick``: only look whether all of its process images are there.
+        """
         path = f"/v1/checkpoints/{_quoted(checkpoint_id)}/verify"
+        if quick:
+            return await self._long(f"{path}?quick=1", None, VerifyReport, progress)
         return await self._long(path, None, VerifyReport, progress, operation)
+
+    async def repair(self) -> RepairReport:
+        """Make the store's indexes anew where they are damaged, and name what is lost; for root."""
+        return await self._call("POST", "/v1/repair", RepairReport)
 
     # -- images -----------------------------------------------------------------------------
 

@@ -604,9 +604,23 @@ class PreflightHandler(Handler):
 class VerifyHandler(Handler):
     async def post(self, checkpoint_id: str) -> None:
         _checked(checkpoint_id)
+        quick = self.get_query_argument("quick", "0") not in ("0", "false", "")
         await self.stream(
-            lambda operation: self.service.checkpoints.verify(self.caller, checkpoint_id, operation)
+            lambda operation: self.service.checkpoints.verify(
+                self.caller, checkpoint_id, operation, read_data=not quick
+            )
         )
+
+
+class RepairHandler(Handler):
+    async def post(self) -> None:
+        if self.caller.uid != 0:
+            raise NotAllowed(
+                "Only root may repair the store.",
+                reason="It holds everybody's checkpoints.",
+                hint="Ask an administrator to run `jupyter checkpoints repair`.",
+            )
+        self.answer(await self.service.checkpoints.repair())
 
 
 class ImagesHandler(Handler):
@@ -683,6 +697,7 @@ def application(
         (rf"/v1/checkpoints/{_ID}/shares/{_ID}", ShareHandler),
         (rf"/v1/checkpoints/{_ID}/preflight", PreflightHandler),
         (rf"/v1/checkpoints/{_ID}/verify", VerifyHandler),
+        (r"/v1/repair", RepairHandler),
         (rf"/v1/checkpoints/{_ID}/archive", ArchiveHandler),
         (r"/v1/archives", ArchivesHandler),
         (rf"/v1/operations/{_ID}", OperationHandler),

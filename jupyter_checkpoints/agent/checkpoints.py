@@ -42,6 +42,7 @@ from ..models import (
     Limits,
     Mount,
     PreflightReport,
+    RepairReport,
     Usage,
     Verification,
     VerifyReport,
@@ -397,10 +398,13 @@ class CheckpointService:
         return await self.check(manifest, caller.identity, saved.mounts, saved.limits)
 
     async def verify(
-        self, caller: Caller, checkpoint_id: str, operation: Operation
+        self, caller: Caller, checkpoint_id: str, operation: Operation, *, read_data: bool = True
     ) -> VerifyReport:
+        """Read all of a checkpoint and compare, or only look whether all is there."""
         manifest = await self.manifest(caller, checkpoint_id)
         with self.reading(checkpoint_id):
+            if not read_data:
+                return await asyncio.to_thread(self.store.verify, manifest, read_data=False)
             report = await self._verify(manifest, operation)
             found = Verification(at=now(), ok=report.ok, problems=report.problems[:20])
             await asyncio.to_thread(
@@ -423,6 +427,10 @@ class CheckpointService:
             problems=problems,
             bytes_read=report.bytes_read + size,
         )
+
+    async def repair(self) -> RepairReport:
+        """Make anew what can be made anew of the whole store, and name what is lost."""
+        return await asyncio.to_thread(self.store.repair)
 
     def pages(self, checkpoint_id: str) -> str:
         """Where a checkpoint's memory can be read while its kernel runs already. Blocking.

@@ -34,6 +34,7 @@ jupyter checkpoints resume 8a1e
         "show": (f"{_HERE}.checkpoints.ShowApp", "Show all that is known of one checkpoint"),
         "resume": (f"{_HERE}.checkpoints.ResumeApp", "Continue from a checkpoint"),
         "verify": (f"{_HERE}.checkpoints.VerifyApp", "Read checkpoints again and compare"),
+        "repair": (f"{_HERE}.checkpoints.RepairApp", "Repair the store (root)"),
         "delete": (f"{_HERE}.checkpoints.DeleteApp", "Delete checkpoints"),
         "share": (f"{_HERE}.sharing.ShareApp", "Let other users go on from a checkpoint"),
         "enable": (f"{_HERE}.notebooks.EnableApp", "Switch it on for notebooks"),

@@ -172,8 +172,13 @@ class PackedSource(PageSource):
             advance(read(pieces[0]))
             return
         with ThreadPoolExecutor(_THREADS, thread_name_prefix="pages") as pool:
-            for size in pool.map(read, pieces):
-                advance(size)
+            futures = [pool.submit(read, piece) for piece in pieces]
+            try:
+                for future in futures:
+                    advance(future.result())
+            except BaseException:
+                pool.shutdown(cancel_futures=True)
+                raise
 
     def check(self, file: MappedFile) -> None:
         """Whether all of a file's pages are where they have to be, without reading them.

@@ -31,7 +31,7 @@ from pathlib import Path
 import numpy as np
 from blake3 import blake3
 
-from ..errors import CheckpointsError, NotFound
+from ..errors import CheckpointsError, InsufficientResources, NotFound
 from ..models import RepairReport, VerifyReport
 from . import envelope
 from .changes import Changes, Earlier, Region, find_changes
@@ -152,8 +152,11 @@ class PackStore(DirectoryStore):
         return pages
 
     def _check_space(self, needed: int) -> None:
-        self.tidy()
-        super()._check_space(needed)
+        try:
+            super()._check_space(needed)
+        except InsufficientResources:
+            self.tidy(0)
+            super()._check_space(needed)
 
     # -- reading -------------------------------------------------------------------------------
 

@@ -176,6 +176,28 @@ def test_damage_is_told_by_name_and_by_exit_code(kernel: KernelManager, agent: A
     answer("delete", saved["id"])
 
 
+def test_the_store_is_repaired_and_what_is_lost_is_named(
+    kernel: KernelManager, agent: Agent
+) -> None:
+    saved = answer("save", str(kernel.kernel_id))
+    assert "ok" in command("verify", "--quick", saved["id"]).stdout
+    pack = agent.pack(saved["id"])
+    index = pack.with_suffix(".index")
+    content = index.read_bytes()
+    index.unlink()
+    report = answer("repair")
+    assert report["lost"] == {} and any(pack.stem in line for line in report["repaired"])
+    assert index.read_bytes() == content
+    assert "Nothing is lost" in command("repair").stderr
+    pack.unlink()
+    done = command("repair", "--json", ok=False)
+    assert done.returncode == 13
+    assert any("pages-2.img" in line for line in json.loads(done.stdout)["lost"][saved["id"]])
+    done = command("verify", "--quick", saved["id"], "--json", ok=False)
+    assert done.returncode == 13
+    answer("delete", saved["id"])
+
+
 def test_the_log_of_a_kernel_can_be_followed(kernel: KernelManager) -> None:
     with subprocess.Popen(
         [

@@ -289,6 +289,25 @@ def test_what_nobody_needs_goes_after_a_time_of_grace(store: PackStore) -> None:
     assert not list(store.packs.glob("*.[pi]*"))
 
 
+def test_a_save_that_needs_the_space_does_not_wait(
+    store: PackStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save(store, "c1", {"pages-1.img": random_pages(1000)})
+    store.delete("c1")
+
+    class Room:
+        """A disk that has room once the packs are gone."""
+
+        f_frsize = 1
+
+        @property
+        def f_bavail(self) -> int:
+            return 2**20 if list(store.packs.glob("*.pack")) else 2**40
+
+    monkeypatch.setattr(os, "statvfs", lambda path: Room())
+    store.begin("c2", 2**21)
+
+
 def test_what_one_still_needs_stays_and_the_rest_goes(store: PackStore) -> None:
     memory = random_pages(4000)
     save(store, "c1", {"pages-1.img": bytes(memory)})
@@ -408,6 +427,27 @@ def test_each_table_is_made_again_from_the_other(
     assert report.lost == {} and len(report.repaired) == 1 and pack.stem in report.repaired[0]
     assert (pack.read_bytes(), pack.with_suffix(".index").read_bytes()) == (content, index)
     assert store.repair().repaired == []
+
+
+def test_long_reading_can_be_broken_off(store: PackStore, tmp_path: Path) -> None:
+    manifest = save(store, "c1", {"pages-1.img": random_pages(5000)})
+
+    class Enough(Exception):
+        pass
+
+    def enough(done: int, total: int) -> None:
+        raise Enough
+
+    with pytest.raises(Enough):
+        store.verify(manifest, enough)
+    with pytest.raises(Enough):
+        store.materialise("c1", tmp_path, enough)
+    staging = store.begin("c2", 0, "c1")
+    (staging.images / "pages-1.img").write_bytes(random_pages(5000))
+    with pytest.raises(Enough):
+        staging.seal(enough)
+    staging.abandon()
+    assert store.verify(manifest).ok
 
 
 def test_what_is_lost_is_named(store: PackStore) -> None:
