@@ -60,6 +60,7 @@ class Network:
         self.gateway = str(self.subnet.network_address + 1)
         self.nat = nat
         self._open = False
+        self._in_docker_s_chain = False
         self._ipv6 = True
         #: An index whose first link is there already, so that a kernel's start need not wait.
         self._spare: int | None = None
@@ -179,22 +180,32 @@ class Network:
 
         Docker gives others a chain of its own for that, and keeps what is in it.
         """
-        for direction in ("--source", "--destination"):
-            rule = ("DOCKER-USER", direction, str(self.subnet), "--jump", "ACCEPT")
+        try:
+            if not await self._quietly("iptables", "--wait", "--list-rules", "DOCKER-USER"):
+                return
+        except HostNotReady:  # there is no iptables: nor does Docker use it
+            return
+        self._in_docker_s_chain = True
+        for rule in self._docker_rules():
             try:
-                if not await self._quietly("iptables", "--wait", "--list-rules", "DOCKER-USER"):
-                    return
                 await process.run("iptables", "--wait", "-C", *rule, env=_ENV, timeout=_TIMEOUT)
             except CommandFailed:
                 await self._quietly("iptables", "--wait", "-I", *rule)
-            except HostNotReady:  # there is no iptables: nor does Docker use it
-                return
+
+    def _docker_rules(self) -> list[tuple[str, ...]]:
+        return [
+            ("DOCKER-USER", direction, str(self.subnet), "--jump", "ACCEPT")
+            for direction in ("--source", "--destination")
+        ]
 
     async def close(self) -> None:
         """Remove the rules; called at the agent's end if no kernel is left."""
         if not self._open:
             return
         await self._quietly("nft", "delete", "table", "inet", self.table)
+        if self._in_docker_s_chain:
+            for rule in self._docker_rules():
+                await self._quietly("iptables", "--wait", "-D", *rule)
         await self._quietly("ip", "route", "del", "unreachable", str(self.subnet))
         await self._quietly("ip", "addr", "del", f"{self.gateway}/32", "dev", "lo")
 
