@@ -343,6 +343,8 @@ for name, function in blocking.functions.items():
     )
     function.can_block_in("contents/manager.py", ["mark_trusted_cells", "check_and_sign"])
     function.can_block_in("contents/filemanager.py", ["get", "save"])
+    # It looks for a module each time that may not be installed.
+    function.can_block_in("httpcore/_synchronization.py", ["current_async_library"])
     function.can_block_in("jupyter_server_fileid/manager.py", ["index", "get_path"])
     if not name.startswith("os."):
         function.activate()
