@@ -277,3 +277,29 @@ async def test_clients_are_answered_before_the_memory_is_there(
         if not arrived:
             return
     raise AssertionError("all memory was there each time")
+
+
+@pytest.fixture
+def eager_agent(default_image: None) -> Iterator[Agent]:
+    with running_agent("--AgentApp.lazy_resume=off") as agent:
+        yield agent
+
+
+async def test_all_memory_comes_at_once_if_that_is_wished(eager_agent: Agent) -> None:
+    """Nobody notices, but for the time that it takes."""
+    code = "import numpy; data = numpy.random.default_rng(1).bytes(32 << 20); asks = []"
+    async with AgentClient(eager_agent.socket) as client:
+        kernel = await client.start_kernel(python_kernel(str(uuid4()), detached=True))
+        async with connected(kernel) as channels:
+            await run(channels, code)
+            digest = await run(channels, DIGEST)
+        checkpoint = await client.save(kernel.id)
+        again = await client.start_kernel(
+            StartRequest(kernel_id=str(uuid4()), checkpoint=checkpoint.id, detached=True)
+        )
+        assert not (eager_agent.layout.kernel(again.id) / "0" / "pager.json").exists()
+        assert not Pagers(eager_agent, again.id).pids()
+        assert await _digest(again) == digest
+        for model in (kernel, again):
+            await client.delete_kernel(model.id)
+        await client.delete_checkpoint(checkpoint.id)
