@@ -11,8 +11,9 @@ from uuid import uuid4
 
 import pytest
 
+from jupyter_checkpoints.agent.engines.choice import choose
 from jupyter_checkpoints.client import AgentClient
-from jupyter_checkpoints.errors import NotFound
+from jupyter_checkpoints.errors import HostNotReady, NotFound
 from jupyter_checkpoints.models import KernelModel, Limits, SaveRequest, StartRequest
 from tests.agent.agents import Agent, wait_until
 from tests.agent.callers import USER
@@ -208,6 +209,12 @@ async def test_kernels_stay_with_their_engine(private_agent: Agent) -> None:
         await client.start_kernel(python_kernel(kernel_id, detached=True))
     with pytest.raises(AssertionError, match="were started by the docker engine"):
         _restart_with(private_agent, "embedded")
+    with pytest.raises(HostNotReady, match="were started by the docker engine"):
+        choose("embedded", "", private_agent.layout)
+    (private_agent.layout.run_dir / "engine").unlink()
+    with pytest.raises(HostNotReady, match="were started by the embedded engine"):
+        choose("docker", "", private_agent.layout)
+    (private_agent.layout.run_dir / "engine").write_text("docker\n")
     _restart_with(private_agent, "auto")
     async with AgentClient(private_agent.socket) as client:
         assert (await client.status()).engine == "docker"

@@ -24,8 +24,9 @@ def choose(wanted: str, docker_host: str, layout: Layout) -> tuple[Name, Any]:
     """
     remembered = layout.run_dir / "engine"
     name = wanted
-    if remembered.exists() and any(layout.kernels.glob("*/engine.json")):
-        name = remembered.read_text().strip()
+    if any(layout.kernels.glob("*/engine.json")):
+        # Agents that knew one engine only wrote nothing down.
+        name = remembered.read_text().strip() if remembered.exists() else "embedded"
         if wanted not in ("auto", name):
             raise HostNotReady(
                 f"This agent's kernels were started by the {name} engine.",
