@@ -510,7 +510,7 @@ async def test_stored_bytes_are_bounded(shared: Agent, users: Users, alice: Laun
     await kernel.run("import os; held = os.urandom(600 * 2**20)")
     first = await kernel.save()
     before = len(refusals(shared, users.alice))
-    save = ("POST", f"/v1/kernels/{kernel.model.id}/checkpoints", {})
+    save: tuple[str, str, Any] = ("POST", f"/v1/kernels/{kernel.model.id}/checkpoints", {})
     (refused,) = ask(users.alice, shared, save)
     used = (await alice.agent.usage()).total
     assert refused.code == "QuotaExceeded", (refused, used)
