@@ -355,10 +355,11 @@ export class Actions {
   /** Make a notebook of an archive that the user chooses, and open it with its kernel running. */
   async importArchive(): Promise<void> {
     const trans = this._trans;
-    const archive = await chooseArchive();
-    if (!archive) {
+    const chosen = await chooseArchive();
+    if (!chosen) {
       return;
     }
+    const { archive, notebook } = chosen;
     const answer = await InputDialog.getText({
       title: trans.__('Import a Runtime Checkpoint'),
       label: trans.__('Name of the new notebook'),
@@ -374,7 +375,7 @@ export class Actions {
       name.endsWith('.ipynb') ? name : `${name}.ipynb`
     );
     await this._told(async () => {
-      await createNotebook(this._contents, target, trans);
+      await createNotebook(this._contents, target, notebook, trans);
       try {
         await this._upload(archive, target);
       } catch (error) {

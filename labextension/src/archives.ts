@@ -1,24 +1,43 @@
+import type { INotebookContent } from '@jupyterlab/nbformat';
 import type { Contents } from '@jupyterlab/services';
 import type { TranslationBundle } from '@jupyterlab/translation';
 
 import { METADATA_KEY } from './tokens';
 
-/** A file of the user's own computer; nothing if none is chosen. */
-export function chooseArchive(): Promise<File | null> {
+/** What is to be imported: an archive, and the notebook that was exported beside it, if any. */
+export interface IImport {
+  archive: File;
+  notebook: File | null;
+}
+
+/** Files of the user's own computer; nothing if no archive is among them. */
+export function chooseArchive(): Promise<IImport | null> {
   const input = document.createElement('input');
   input.type = 'file';
-  input.accept = '.tar,application/x-tar';
+  input.accept = '.tar,application/x-tar,.ipynb';
+  input.multiple = true;
+  const chosen = (): IImport | null => {
+    const files = [...(input.files ?? [])];
+    const notebook = files.find(({ name }) => name.endsWith('.ipynb')) ?? null;
+    const archive = files.find(file => file !== notebook);
+    return archive ? { archive, notebook } : null;
+  };
   return new Promise(resolve => {
-    input.addEventListener('change', () => resolve(input.files?.[0] ?? null));
+    input.addEventListener('change', () => resolve(chosen()));
     input.addEventListener('cancel', () => resolve(null));
     input.click();
   });
 }
 
-/** An empty notebook that is switched on, for a kernel to come. Raises if the file exists. */
+/**
+ * A notebook that is switched on, for a kernel to come: empty, or with the cells of another.
+ *
+ * Raises if the file exists, or if the other is no notebook.
+ */
 export async function createNotebook(
   contents: Contents.IManager,
   path: string,
+  cells: File | null,
   trans: TranslationBundle
 ): Promise<void> {
   const exists = await contents.get(path, { content: false }).then(
@@ -30,16 +49,15 @@ export async function createNotebook(
       trans.__('There is a file %1 already. Choose another name.', path)
     );
   }
-  await contents.save(path, {
-    type: 'notebook',
-    format: 'json',
-    content: {
-      cells: [],
-      metadata: { [METADATA_KEY]: { enabled: true, autosave: true } },
-      nbformat: 4,
-      nbformat_minor: 5
-    }
-  });
+  const content: INotebookContent = cells
+    ? JSON.parse(await cells.text())
+    : { cells: [], metadata: {}, nbformat: 4, nbformat_minor: 5 };
+  // Not the runtime of whatever it was exported from.
+  content.metadata = {
+    ...content.metadata,
+    [METADATA_KEY]: { enabled: true, autosave: true }
+  };
+  await contents.save(path, { type: 'notebook', format: 'json', content });
 }
 
 /** Say in a notebook which kernelspec its kernel is of. */

@@ -9,6 +9,8 @@ import type { RuntimeCheckpoints } from './model';
 import type { NotebookRuntime } from './notebookRuntime';
 import type { ICheckpoint } from './tokens';
 
+type Args = ReadonlyPartialJSONObject;
+
 /** Ids of all commands. */
 export namespace CommandIDs {
   /** What a click on the toolbar's button does. */
@@ -32,10 +34,19 @@ export namespace CommandIDs {
   export const openPanel = 'runtime-checkpoints:open-panel';
 }
 
-const NO_ARGS = { type: 'object', properties: {} } as const;
+const LABEL_ARGS = {
+  type: 'object',
+  properties: {
+    brief: {
+      type: 'boolean',
+      description: 'Whether the label may be short: what is meant is seen'
+    }
+  }
+} as const;
 const CHECKPOINT_ARGS = {
   type: 'object',
   properties: {
+    ...LABEL_ARGS.properties,
     checkpoint: {
       type: 'string',
       description: 'The id of one of the current notebook’s checkpoints'
@@ -65,7 +76,7 @@ export function addCommands(options: {
     }
   });
 
-  const find = (args: ReadonlyPartialJSONObject): ICheckpoint | undefined =>
+  const find = (args: Args): ICheckpoint | undefined =>
     model.current?.checkpoints?.find(c => c.id === args.checkpoint);
 
   const onCheckpoint = (
@@ -74,8 +85,8 @@ export function addCommands(options: {
       checkpoint: ICheckpoint
     ) => Promise<void> | void
   ) => ({
-    isVisible: (args: ReadonlyPartialJSONObject) => find(args) !== undefined,
-    execute: async (args: ReadonlyPartialJSONObject) => {
+    isVisible: (args: Args) => find(args) !== undefined,
+    execute: async (args: Args) => {
       const checkpoint = find(args);
       if (model.current && checkpoint) {
         await act(model.current, checkpoint);
@@ -83,6 +94,8 @@ export function addCommands(options: {
     }
   });
 
+  const either = (full: string, brief: string) => (args: Args) =>
+    args.brief ? brief : full;
   const isIdle = (runtime: NotebookRuntime) => runtime.progress === null;
   const canSave = (runtime: NotebookRuntime) =>
     ['on', 'saved', 'failed'].includes(runtime.state) && !!runtime.kernelId;
@@ -93,38 +106,43 @@ export function addCommands(options: {
       'Save a runtime checkpoint; wake the kernel if it sleeps; switch runtime checkpoints on if they are off'
     ),
     icon: checkpointIcon,
-    describedBy: { args: NO_ARGS },
+    describedBy: { args: LABEL_ARGS },
     ...on(
       () => true,
       runtime => actions.primary(runtime)
     )
   });
   commands.addCommand(CommandIDs.save, {
-    label: trans.__('Save a Runtime Checkpoint'),
+    label: either(trans.__('Save a Runtime Checkpoint'), trans.__('Save')),
     caption: trans.__('Save the kernel, whole; it goes on running'),
     icon: args => (args.toolbar ? checkpointIcon : undefined),
-    describedBy: { args: NO_ARGS },
+    describedBy: { args: LABEL_ARGS },
     ...on(canSave, runtime => actions.save(runtime))
   });
   commands.addCommand(CommandIDs.saveAs, {
-    label: trans.__('Save a Runtime Checkpoint With a Name…'),
-    describedBy: { args: NO_ARGS },
+    label: either(
+      trans.__('Save a Runtime Checkpoint With a Name…'),
+      trans.__('Save As…')
+    ),
+    describedBy: { args: LABEL_ARGS },
     ...on(canSave, runtime => actions.saveAs(runtime))
   });
   commands.addCommand(CommandIDs.wake, {
-    label: trans.__('Wake the Kernel'),
+    label: either(trans.__('Wake the Kernel'), trans.__('Wake')),
     caption: trans.__('Resume the newest runtime checkpoint'),
     icon: args => (args.toolbar ? asleepIcon : undefined),
-    describedBy: { args: NO_ARGS },
+    describedBy: { args: LABEL_ARGS },
+    isVisible: () => model.current?.state === 'asleep',
     ...on(
       runtime => runtime.state === 'asleep',
       runtime => actions.wake(runtime)
     )
   });
   commands.addCommand(CommandIDs.startFresh, {
-    label: trans.__('Start a Fresh Kernel'),
+    label: either(trans.__('Start a Fresh Kernel'), trans.__('Start Fresh')),
     caption: trans.__('Let the saved states be, and begin anew'),
-    describedBy: { args: NO_ARGS },
+    describedBy: { args: LABEL_ARGS },
+    isVisible: () => model.current?.state === 'asleep',
     ...on(
       runtime => runtime.state === 'asleep',
       runtime => actions.startFresh(runtime)
@@ -134,7 +152,9 @@ export function addCommands(options: {
     label: args =>
       args.checkpoint
         ? trans.__('Resume')
-        : trans.__('Resume a Runtime Checkpoint…'),
+        : args.brief
+          ? trans.__('Resume an Older State…')
+          : trans.__('Resume a Runtime Checkpoint…'),
     caption: trans.__('Put the kernel back to a saved state'),
     describedBy: { args: CHECKPOINT_ARGS },
     isEnabled: () =>
@@ -154,7 +174,9 @@ export function addCommands(options: {
     label: args =>
       args.checkpoint
         ? trans.__('Open as a New Notebook…')
-        : trans.__('Remix This Notebook…'),
+        : args.brief
+          ? trans.__('Remix…')
+          : trans.__('Remix This Notebook…'),
     caption: trans.__(
       'Copy the notebook with its saved state; both go on, independent'
     ),
@@ -167,9 +189,12 @@ export function addCommands(options: {
     }
   });
   commands.addCommand(CommandIDs.toggle, {
-    label: trans.__('Runtime Checkpoints for This Notebook'),
+    label: either(
+      trans.__('Runtime Checkpoints for This Notebook'),
+      trans.__('Switched On')
+    ),
     isToggled: () => model.current?.settings.enabled ?? false,
-    describedBy: { args: NO_ARGS },
+    describedBy: { args: LABEL_ARGS },
     ...on(isIdle, runtime =>
       runtime.settings.enabled
         ? actions.disable(runtime)
@@ -177,7 +202,10 @@ export function addCommands(options: {
     )
   });
   commands.addCommand(CommandIDs.toggleAutosave, {
-    label: trans.__('Save Runtime Checkpoints Automatically'),
+    label: either(
+      trans.__('Save Runtime Checkpoints Automatically'),
+      trans.__('Autosave')
+    ),
     caption: trans.__(
       'Save the kernel before it is stopped, when it is idle, and on danger'
     ),
@@ -185,7 +213,7 @@ export function addCommands(options: {
       model.current !== null &&
       model.current.settings.enabled &&
       model.current.settings.autosave,
-    describedBy: { args: NO_ARGS },
+    describedBy: { args: LABEL_ARGS },
     ...on(
       runtime => runtime.settings.enabled,
       runtime =>
@@ -234,22 +262,25 @@ export function addCommands(options: {
   commands.addCommand(CommandIDs.importArchive, {
     label: trans.__('Import a Runtime Checkpoint…'),
     caption: trans.__('Make a notebook of an archive that was exported'),
-    describedBy: { args: NO_ARGS },
+    describedBy: { args: LABEL_ARGS },
     isEnabled: () => model.availability === 'available',
     execute: () => actions.importArchive()
   });
   commands.addCommand(CommandIDs.cancel, {
     label: trans.__('Cancel Saving or Resuming'),
     caption: trans.__('The kernel goes on as if it had never begun'),
-    describedBy: { args: NO_ARGS },
+    describedBy: { args: LABEL_ARGS },
     ...on(
       runtime => !!runtime.progress?.operation,
       runtime => actions.cancel(runtime)
     )
   });
   commands.addCommand(CommandIDs.openPanel, {
-    label: trans.__('Show Runtime Checkpoints'),
-    describedBy: { args: NO_ARGS },
+    label: either(
+      trans.__('Show Runtime Checkpoints'),
+      trans.__('Show History')
+    ),
+    describedBy: { args: LABEL_ARGS },
     execute: () => options.openPanel()
   });
 }

@@ -1,8 +1,10 @@
 import type { ISessionContext } from '@jupyterlab/apputils';
 import type { DocumentRegistry } from '@jupyterlab/docregistry';
 import type { INotebookModel } from '@jupyterlab/notebook';
+import type { Kernel } from '@jupyterlab/services';
 import type { TranslationBundle } from '@jupyterlab/translation';
 
+import { Debouncer } from '@lumino/polling';
 import type { ISignal } from '@lumino/signaling';
 import { Signal } from '@lumino/signaling';
 
@@ -34,6 +36,9 @@ const PROVISIONER = 'checkpoint-container-provisioner';
 /** Milliseconds between two looks at an operation; events usually tell earlier. None while hidden. */
 const OPERATION_INTERVAL = 1000;
 
+/** Milliseconds after the last of several cells, until it is asked whether the kernel can be saved. */
+const LOOK_DELAY = 500;
+
 /** The runtime checkpoints of one open notebook: see {@link INotebookRuntime}. */
 export class NotebookRuntime implements INotebookRuntime {
   constructor(options: NotebookRuntime.IOptions) {
@@ -44,7 +49,7 @@ export class NotebookRuntime implements INotebookRuntime {
     const { model, sessionContext } = this._context;
     model.metadataChanged.connect(this._onMetadataChanged, this);
     sessionContext.kernelChanged.connect(this._onKernelChanged, this);
-    sessionContext.statusChanged.connect(this._emitChanged, this);
+    sessionContext.statusChanged.connect(this._onStatusChanged, this);
     sessionContext.connectionStatusChanged.connect(this._emitChanged, this);
     this._context.pathChanged.connect(this._onPathChanged, this);
     wakingChanged.connect(this._onWakingChanged, this);
@@ -125,6 +130,7 @@ export class NotebookRuntime implements INotebookRuntime {
   dispose(): void {
     if (!this._isDisposed) {
       this._isDisposed = true;
+      this._look.dispose();
       Signal.clearData(this);
     }
   }
@@ -343,6 +349,33 @@ export class NotebookRuntime implements INotebookRuntime {
     this._emitChanged();
   }
 
+  /** What cells have opened may stand in the way of a save: better known before than after. */
+  private async _lookWhetherSaveable(): Promise<void> {
+    const { kernelId } = this;
+    if (document.hidden || !kernelId || !this._canSave()) {
+      return;
+    }
+    const report = await this._api.presave(kernelId).catch(() => null);
+    if (this._isDisposed || !report || kernelId !== this.kernelId) {
+      return;
+    }
+    const findings = report.findings.filter(f => f.severity === 'block');
+    if (findings.length) {
+      this._obstacle = {
+        message: this._trans.__('The kernel cannot be saved now.'),
+        findings
+      };
+      this._fail(this._obstacle);
+    } else if (this._obstacle && this._problem === this._obstacle) {
+      this._problem = null;
+      this._emitChanged();
+    }
+  }
+
+  private _canSave(): boolean {
+    return ['on', 'saved', 'failed'].includes(this.state);
+  }
+
   private async _list(): Promise<void> {
     try {
       const [checkpoints, runtimes] = await Promise.all([
@@ -491,6 +524,13 @@ export class NotebookRuntime implements INotebookRuntime {
     this._emitChanged();
   }
 
+  private _onStatusChanged(_: unknown, status: Kernel.Status): void {
+    if (status === 'idle') {
+      void this._look.invoke();
+    }
+    this._emitChanged();
+  }
+
   private _onWakingChanged(_: unknown, context: ISessionContext): void {
     if (context === this._context.sessionContext) {
       this._emitChanged();
@@ -535,6 +575,11 @@ export class NotebookRuntime implements INotebookRuntime {
   private _progress: IProgress | null = null;
   private _problem: IProblem | null = null;
   private _listingProblem: IProblem | null = null;
+  private _obstacle: IProblem | null = null;
+  private readonly _look = new Debouncer(
+    () => this._lookWhetherSaveable(),
+    LOOK_DELAY
+  );
   private _listing: Promise<void> = Promise.resolve();
   private _nextListing: Promise<void> | null = null;
   private _position = '';

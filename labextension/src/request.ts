@@ -155,6 +155,11 @@ export class CheckpointsApi {
     return this._request<IPreflight>('GET', ['checkpoints', id, 'preflight']);
   }
 
+  /** Whether a kernel can be saved now, as far as can be seen. */
+  presave(kernelId: string): Promise<IPreflight> {
+    return this._request<IPreflight>('GET', ['kernels', kernelId, 'preflight']);
+  }
+
   /** In place in a kernel, or in a new one of a notebook. */
   resume(
     id: string,
@@ -289,7 +294,7 @@ export class CheckpointsApi {
     );
   }
 
-  /** Browsers give requests up when an interface of their host comes or goes, as a kernel's does. */
+  /** Browsers give requests up when their network changes; what does no harm is asked again. */
   private async _reach(
     url: string,
     init: RequestInit,

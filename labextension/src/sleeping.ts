@@ -35,12 +35,12 @@ export class SleepingKernels implements IRunningSessions.IManager {
     return this._sleeping.map(sleeping => ({
       label: () => title(sleeping.notebook),
       labelTitle: () =>
-        trans.__('%1 sleeps; open it to wake its kernel', sleeping.notebook),
-      detail: () =>
         trans.__(
-          'saved %1',
+          '%1 sleeps, saved %2; open it to wake its kernel',
+          sleeping.notebook,
           clockText(sleeping.checkpoint.created, Date.now())
         ),
+      detail: () => clockText(sleeping.checkpoint.created, Date.now()),
       icon: () => notebookIcon,
       context: sleeping.notebook,
       open: () => void open(sleeping.notebook),

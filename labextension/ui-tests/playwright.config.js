@@ -9,9 +9,11 @@ module.exports = {
   ...base,
   // They share one server, and kernels that are culled by the clock.
   workers: 1,
-  timeout: 120000,
+  timeout: 180000,
   expect: { timeout: 30000 },
   reporter: [['list']],
+  // Pictures of what went well, too.
+  preserveOutput: 'always',
   use: {
     ...base.use,
     viewport: { width: 1280, height: 760 },

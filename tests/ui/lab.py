@@ -48,7 +48,6 @@ forbidden.touch()
 configure_jupyter_server(c)
 c.ServerApp.authorizer_class = Guard
 c.ServerApp.root_dir = {root!r}
-c.ServerApp.ip = {host!r}
 c.ServerApp.port = {port}
 c.ServerApp.allow_root = True
 c.MultiKernelManager.default_kernel_name = "checkpoints-python3"
@@ -74,46 +73,17 @@ def add_kernelspecs(prefix: Path) -> None:
 
 
 @contextmanager
-def quiet_network() -> Iterator[tuple[str, str]]:
-    """A network namespace for the browser, and the host's address as seen from there.
-
-    A browser gives requests up, and pages with them, whenever an interface of its host comes or
-    goes. Here those of all kernels do.
-    """
-    name, number = f"jrc-browser-{os.getpid()}", os.getpid() % 250 + 1
-    host, inside = f"169.254.{number}.1", f"169.254.{number}.2"
-    link = f"jrcb{os.getpid() % 10**8}"
-
-    def ip(command: str) -> None:
-        subprocess.run(["ip", *command.split()], check=True)
-
-    ip(f"netns add {name}")
-    try:
-        ip(f"link add {link} type veth peer name eth0 netns {name}")
-        ip(f"addr add {host}/30 dev {link}")
-        ip(f"link set {link} up")
-        ip(f"-n {name} addr add {inside}/30 dev eth0")
-        ip(f"-n {name} link set eth0 up")
-        ip(f"-n {name} link set lo up")
-        yield name, host
-    finally:
-        ip(f"netns del {name}")
-
-
-@contextmanager
-def running_lab(agent_socket: Path, home: Path, host: str) -> Iterator[str]:
+def running_lab(agent_socket: Path, home: Path) -> Iterator[str]:
     """The address of a JupyterLab that has no password; directories are below ``home``."""
     home.mkdir(exist_ok=True)
     with socket.socket() as free:
-        free.bind((host, 0))
+        free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     prefix, root = home / "prefix", home / "notebooks"
     root.mkdir()
     add_kernelspecs(prefix)
     config = home / "jupyter_server_config.py"
-    config.write_text(
-        _CONFIG.format(root=str(root), host=host, port=port, forbidden=str(home / "forbidden"))
-    )
+    config.write_text(_CONFIG.format(root=str(root), port=port, forbidden=str(home / "forbidden")))
     environment = {
         **os.environ,
         SOCKET_ENV: str(agent_socket),
@@ -134,7 +104,7 @@ def running_lab(agent_socket: Path, home: Path, host: str) -> Iterator[str]:
             stdout=output,
             stderr=output,
         )
-    address = f"http://{host}:{port}"
+    address = f"http://127.0.0.1:{port}"
 
     def answers() -> bool:
         assert process.poll() is None, log.read_text()
@@ -165,13 +135,12 @@ def browse(*arguments: str) -> int:
     home = Path(tempfile.mkdtemp(prefix="jupyter-checkpoints-lab-"))
     try:
         with (
-            quiet_network() as (network, host),
             running_agent("--AgentApp.orphan_grace=5") as agent,
-            running_lab(agent.socket, home / "lab", host) as address,
-            running_lab(home / "nobody.sock", home / "lonely", host) as lonely,
+            running_lab(agent.socket, home / "lab") as address,
+            running_lab(home / "nobody.sock", home / "lonely") as lonely,
         ):
             status = subprocess.run(
-                ["ip", "netns", "exec", network, _PLAYWRIGHT, "test", *arguments],
+                [_PLAYWRIGHT, "test", *arguments],
                 cwd=UI_TESTS,
                 env={
                     **os.environ,

@@ -7,6 +7,6 @@ import pytest
 from .lab import browse
 
 
-@pytest.mark.timeout(1200)
+@pytest.mark.timeout(2400)
 def test_in_the_browser() -> None:
     assert browse() == 0

@@ -61,6 +61,30 @@ describe('layOut', () => {
     expect(drawn[3].joining).toEqual([1]);
   });
 
+  it('never lets a remix take the place of the line it leaves', () => {
+    const entry = (id: string, minute: number, parent = '', aside = false) => ({
+      id,
+      parent,
+      aside,
+      created: new Date(minute * 60000).toISOString()
+    });
+    const drawn = layOut([
+      entry('a', 1),
+      entry('b', 2, 'a'),
+      entry('remix', 3, 'b', true),
+      entry('other', 4, 'a', true)
+    ]);
+    expect(drawn.map(row => [row.entry.id, row.column])).toEqual([
+      ['other', 1],
+      ['remix', 2],
+      ['b', 0],
+      ['a', 0]
+    ]);
+    expect(drawn[2].joining).toEqual([2]);
+    expect(drawn[3].joining).toEqual([1]);
+    expect(drawn[3].hasChild).toBe(true);
+  });
+
   it('uses a column again when its branch has ended', () => {
     const drawn = rows(['a', 1], ['b', 2, 'a'], ['x', 3], ['y', 4, 'a']);
     expect(drawn.map(({ id, column }) => [id, column])).toEqual([

@@ -43,6 +43,18 @@ describe('CheckpointsApi', () => {
     });
   });
 
+  it('says in plain words that a user may not', async () => {
+    const [client] = api(
+      403,
+      JSON.stringify({ message: 'User is not authorized to write.' })
+    );
+    await expect(client.save({ kernel_id: 'k' })).rejects.toMatchObject({
+      message: 'You may not do this on this server.',
+      reason: 'User is not authorized to write.',
+      status: 403
+    });
+  });
+
   it('understands an error page of something in between', async () => {
     const [client] = api(502, '<html>Bad gateway</html>');
     await expect(client.status()).rejects.toMatchObject({

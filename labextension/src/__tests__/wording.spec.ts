@@ -1,6 +1,12 @@
 import { nullTranslator } from '@jupyterlab/translation';
 
-import { agoText, freshestMoment, sizeText, titleText } from '../wording';
+import {
+  agoText,
+  freshestMoment,
+  sizeText,
+  sizesText,
+  titleText
+} from '../wording';
 import { checkpoint } from './checkpoints';
 
 const trans = nullTranslator.load('jupyter_runtime_checkpoints');
@@ -16,6 +22,19 @@ describe('sizeText', () => {
     [123_456_789_000, '123 GB']
   ])('%d bytes', (bytes, text) => {
     expect(sizeText(bytes)).toBe(text);
+  });
+});
+
+describe('sizesText', () => {
+  it('tells what others hold as well, if they do', () => {
+    const alone = checkpoint({ held: 37_000_000, shared: 0 });
+    expect(sizesText(alone, trans)).toBe(
+      '37.0 MB on the disk, shared with no other'
+    );
+    const together = checkpoint({ held: 37_000_000, shared: 30_000_000 });
+    expect(sizesText(together, trans)).toBe(
+      '37.0 MB on the disk, 30.0 MB of it shared with other checkpoints'
+    );
   });
 });
 

@@ -38,7 +38,9 @@ export const toolbarPlugin: JupyterFrontEndPlugin<void> = {
         if (index) {
           made.addItem({ type: 'separator' });
         }
-        group.forEach(command => made.addItem({ command }));
+        group.forEach(command =>
+          made.addItem({ command, args: { brief: true } })
+        );
       });
       return made;
     };

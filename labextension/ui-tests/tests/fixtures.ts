@@ -60,8 +60,8 @@ export const test = base.extend<{ kernelsEnd: void }>({
   }
 });
 
-/** Where pictures for the documentation go; nowhere without it. */
-const PICTURES = process.env.PICTURES;
+/** The documentation's pictures, if they are to be made anew; all others are with the results. */
+const PICTURES = process.env.PICTURES ?? '';
 
 export interface INotebook {
   cells: string[];
@@ -112,6 +112,19 @@ export function front(page: IJupyterLabPageFixture): Locator {
 /** The toolbar's button of the notebook in front. */
 export function button(page: IJupyterLabPageFixture): Locator {
   return front(page).locator('.jp-RuntimeCheckpoints-state');
+}
+
+/** Wait until this notebook is the one in front. */
+export async function inFront(
+  page: IJupyterLabPageFixture,
+  name: string
+): Promise<void> {
+  await expect(
+    page.locator('.jp-mod-current .lm-TabBar-tabLabel').getByText(name, {
+      exact: true
+    })
+  ).toBeVisible();
+  await expect(front(page)).toHaveCount(1);
 }
 
 /** Wait until the button shows this state. */
@@ -193,10 +206,13 @@ export async function shown(
   name: string,
   info: TestInfo
 ): Promise<void> {
-  const file = `${name}.png`;
+  const documented = path.join(PICTURES, `${name}.png`);
   await page.screenshot({
     animations: 'disabled',
-    path: PICTURES ? path.join(PICTURES, file) : info.outputPath(file)
+    path:
+      PICTURES && fs.existsSync(documented)
+        ? documented
+        : info.outputPath(`${name}.png`)
   });
   const builder = new AxeBuilder({ page });
   for (const part of OURS) {

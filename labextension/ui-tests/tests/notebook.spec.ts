@@ -7,6 +7,7 @@ import {
   button,
   expect,
   front,
+  inFront,
   kernelIs,
   notice,
   open,
@@ -112,6 +113,9 @@ test('sleeps, and wakes when a cell is run', async ({
   });
   await run(page, 0, 'set');
   await stateIs(page, 'asleep');
+  await expect(page.locator('#jp-main-statusbar')).toContainText(
+    /Asleep, saved \d/
+  );
   await panel(page);
   await expect(rows(page)).toHaveCount(1);
   await shown(page, 'asleep', info);
@@ -208,12 +212,7 @@ test('remixes: both go on, and diverge', async ({ page, tmpPath }, info) => {
   await page.click('text="Remix…"');
   await shown(page, 'remix-name', info);
   await page.keyboard.press('Enter');
-  await expect(front(page)).toHaveCount(1);
-  await expect(
-    page.locator('.jp-mod-current .lm-TabBar-tabLabel', {
-      hasText: 'original-remix.ipynb'
-    })
-  ).toBeVisible();
+  await inFront(page, 'original-remix.ipynb');
   await run(page, 1, '42');
   await run(page, 2, '142');
   await shown(page, 'remixed', info);
@@ -222,17 +221,13 @@ test('remixes: both go on, and diverge', async ({ page, tmpPath }, info) => {
   await relative(page, 'original.ipynb')
     .getByRole('button', { name: 'Open' })
     .click();
-  await expect(front(page)).toHaveCount(1);
+  await inFront(page, 'original.ipynb');
   await run(page, 1, '42');
   await expect(relative(page, 'original-remix.ipynb')).toContainText('Remix');
   await shown(page, 'remix-branch', info);
   await relative(page, 'original-remix.ipynb').focus();
   await page.keyboard.press('Enter');
-  await expect(
-    page.locator('.jp-mod-current .lm-TabBar-tabLabel', {
-      hasText: 'original-remix.ipynb'
-    })
-  ).toBeVisible();
+  await inFront(page, 'original-remix.ipynb');
 });
 
 test('goes on in a duplicate of the file', async ({ page, tmpPath }) => {

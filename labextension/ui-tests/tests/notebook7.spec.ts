@@ -1,6 +1,6 @@
-import * as path from 'path';
-
 import { expect, test } from '@playwright/test';
+
+import { shown } from './fixtures';
 
 const SERVER = process.env.TARGET_URL ?? '';
 
@@ -43,11 +43,9 @@ test('works in Notebook 7', async ({ page, request }, info) => {
   await button.click();
   await expect(button).toHaveAttribute('data-state', 'asleep');
   await page.getByTitle('Runtime checkpoints: more').click();
-  await page.getByText('Show Runtime Checkpoints').click();
+  await page.getByText('Show History').click();
   await expect(page.locator('#jp-runtime-checkpoints')).toBeVisible();
-  await page.screenshot({
-    path: path.join(process.env.PICTURES ?? info.outputDir, 'notebook7.png')
-  });
+  await shown(page, 'notebook7', info);
   await cells.nth(1).locator('.cm-content').click();
   await page.keyboard.press('Control+Enter');
   await expect(cells.nth(1).locator('.jp-OutputArea-output')).toHaveText('42');

@@ -81,10 +81,13 @@ test('explains a save that failed', async ({ page, tmpPath }, info) => {
       'traced.kill(); traced.wait(); traced.stdout.close(); print("gone")'
     ]
   });
+  const found = await panel(page);
+  // It is seen before anybody tries.
   await run(page, 0, 'traced');
-  await panel(page);
-  await button(page).click();
   await stateIs(page, 'failed');
+  await expect(found).toContainText('A debugger or profiler is attached');
+  await shown(page, 'cannot-save', info);
+  await found.getByRole('button', { name: 'Save', exact: true }).click();
   const told = notice(page, 'could not be saved');
   await expect(told).toBeVisible();
   await shown(page, 'save-failed', info);
@@ -93,12 +96,12 @@ test('explains a save that failed', async ({ page, tmpPath }, info) => {
   await expect(dialog).toContainText('What to do');
   await shown(page, 'save-failed-details', info);
   await page.keyboard.press('Escape');
+  await button(page).click();
+  await page.locator('.jp-Dialog').getByText('Close').click();
   // What is in the way goes; then it works.
   await run(page, 1, 'gone');
-  await page
-    .locator('#jp-runtime-checkpoints')
-    .getByRole('button', { name: 'Save', exact: true })
-    .click();
+  await stateIs(page, 'on');
+  await button(page).click();
   await stateIs(page, 'saved');
 });
 
