@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import signal
+import socket
 import subprocess
 import tempfile
 from pathlib import Path
@@ -51,7 +52,7 @@ class DockerEngine:
 
     def start(self) -> None:
         self.containerd = self._run("containerd", f"--config={self.root}/containerd.toml")
-        wait_until((self.root / "containerd.sock").exists, what="containerd")
+        wait_until(lambda: _listens(self.root / "containerd.sock"), what="containerd")
         self.start_dockerd()
 
     def start_dockerd(self) -> None:
@@ -67,7 +68,7 @@ class DockerEngine:
             *("--bridge=none", "--iptables=false", "--ip6tables=false"),
             *("--ip-masq=false", "--ip-forward=false"),
         )
-        wait_until((self.root / "docker.sock").exists, 60, "dockerd")
+        wait_until(lambda: _listens(self.root / "docker.sock"), 60, "dockerd")
         self.client().close()
 
     def stop_dockerd(self, signum: int = signal.SIGTERM) -> None:
@@ -101,6 +102,12 @@ class DockerEngine:
                 stderr=log,
                 start_new_session=True,
             )
+
+
+def _listens(path: Path) -> bool:
+    """A socket's file is there a moment before anybody listens."""
+    with socket.socket(socket.AF_UNIX) as probe:
+        return probe.connect_ex(str(path)) == 0
 
 
 def directory() -> Path:
