@@ -9,16 +9,24 @@ from __future__ import annotations
 
 import asyncio
 import ctypes
+import logging
 import os
 import signal
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from ..errors import HostNotReady, OperationTimeout
 
+log = logging.getLogger(__name__)
+
 MARK = "JUPYTER_CHECKPOINTS_OPERATION"
 _MARK_ROOM = 120
+
+#: Seconds between two looks for a dead child, and looks in a row that have to find one: a parent
+#: that is merely kept from the processor waits for its child in time.
+_LOOK_SECONDS = 0.5
+_LOOKS = 10
 
 
 class CommandFailed(Exception):
@@ -100,6 +108,42 @@ def start_time(pid: int) -> int | None:
     return None if fields[0] in "ZX" else int(fields[19])
 
 
+def runc_below(pid: int) -> int:
+    """The only child of ``pid``, or ``pid`` itself if it has none."""
+    children = _children(pid)
+    return children[0] if len(children) == 1 else pid
+
+
+async def end_if_bereft(parent: Callable[[], int], operation: str) -> None:
+    """End an operation whose runc waits for a CRIU that is dead; runs until it is cancelled.
+
+    runc learns of CRIU's end when the last end of their socket is closed. In a user namespace a
+    further process of CRIU's (usernsd) holds one, and is not ended with the first: a save whose
+    CRIU was killed would stand still until its time is up, and its kernel with it. ``parent``
+    says which process is runc's.
+    """
+    found = 0
+    while found < _LOOKS:
+        await asyncio.sleep(_LOOK_SECONDS)
+        found = found + 1 if await asyncio.to_thread(lambda: _has_dead_child(parent())) else 0
+    log.warning("CRIU has died; ending what is left of %s", operation)
+    await asyncio.to_thread(end_marked, operation)
+
+
+def _has_dead_child(pid: int) -> bool:
+    return any(start_time(child) is None for child in _children(pid))
+
+
+def _children(pid: int) -> list[int]:
+    found = []
+    for path in Path(f"/proc/{pid}/task").glob("*/children"):
+        try:
+            found += [int(child) for child in path.read_text().split()]
+        except OSError:
+            continue  # this thread has ended
+    return found
+
+
 async def run(
     *argv: str | os.PathLike[str],
     env: Mapping[str, str],
@@ -107,8 +151,11 @@ async def run(
     operation: str = "",
     stdin: str | None = None,
     cwd: Path | None = None,
+    needs_children: bool = False,
 ) -> str:
     """Run one command to its end and return what it printed (stdout and stderr together).
+
+    ``needs_children``: it is runc with CRIU, see :func:`end_if_bereft`.
 
     Raises
     ------
@@ -137,6 +184,9 @@ async def run(
             reason=str(error),
             hint="Run `sudo jupyter checkpoints setup`.",
         ) from error
+    watch = (
+        asyncio.ensure_future(end_if_bereft(lambda: process.pid, mark)) if needs_children else None
+    )
     try:
         async with asyncio.timeout(timeout):
             output, _ = await process.communicate(None if stdin is None else stdin.encode())
@@ -151,6 +201,9 @@ async def run(
                 hint="Look at the agent's log; try again when the host is less busy.",
             ) from None
         raise
+    finally:
+        if watch is not None:
+            watch.cancel()
     text = output.decode(errors="replace")
     if process.returncode:
         raise CommandFailed(command, process.returncode, text)

@@ -214,7 +214,9 @@ async def _hit(
             await _outcome(operation)
             return in_time
         async with _criu_killer(agent, delay / 4) as killed:
-            await _outcome(operations[verb]())
+            # Its end is noticed, not waited for until the time of the operation is up.
+            async with asyncio.timeout(30):
+                await _outcome(operations[verb]())
             return await killed()
 
 

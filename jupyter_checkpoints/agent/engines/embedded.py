@@ -744,6 +744,9 @@ class EmbeddedEngine(Engine):
             "log_files": _LOG_FILES,
         }
         answer = asyncio.ensure_future(asyncio.to_thread(_tell, began, job))
+        watch = asyncio.ensure_future(
+            process.end_if_bereft(lambda: process.runc_below(began.pid), operation)
+        )
         try:
             async with asyncio.timeout(timeout):
                 said = await asyncio.shield(answer)
@@ -758,6 +761,8 @@ class EmbeddedEngine(Engine):
                     hint="A file lock that another kernel holds is one possible cause.",
                 ) from None
             raise
+        finally:
+            watch.cancel()
         if "pid" not in said:
             await asyncio.to_thread(began.wait)
             why = await asyncio.to_thread(_why, bundle)
@@ -944,6 +949,7 @@ class EmbeddedEngine(Engine):
             env=self.tools.env,
             timeout=self._criu_timeout(size),
             operation=self._operation(name) + "/save",
+            needs_children=True,
         )
         await asyncio.to_thread(timers.rearm, images)
         return await asyncio.to_thread(criu.frozen_seconds, work)
