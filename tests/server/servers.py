@@ -72,6 +72,8 @@ class Server:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
         command = [
+            # Tests may run where a shell has their interrupts ignored: in its background.
+            *("env", "--default-signal=INT"),
             *(self.user.python if self.user else sys.executable, "-m", "jupyter_server"),
             *(["--no-browser"] if self.user else ["--no-browser", "--allow-root"]),
             *(f"--port={port}", "--ServerApp.port_retries=0"),
