@@ -71,7 +71,7 @@ def test_the_command_has_nothing_to_do_the_second_time() -> None:
     done = subprocess.run(command, check=True, capture_output=True, text=True)
     steps = json.loads(done.stdout)
     assert [step["step"] for step in steps] == [
-        *("packages", "criu", "kernel", "image", "kernelspecs", "service")
+        *("packages", "criu", "kernel", "image", "kernelspecs", "group", "service")
     ]
     assert {step["status"] for step in steps} == {"ok"}
     assert sum(step["seconds"] for step in steps) < 10
