@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import secrets
 import shutil
 import signal
@@ -10,7 +11,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -142,12 +143,18 @@ def hub(shared: Agent, users: Users) -> Iterator[Hub]:
             stdout=log,
             stderr=log,
         )
+    proxy = 0
     try:
         anyio.run(_answers, ports[0], process, root / "log")
+        proxy = int((root / "proxy.pid").read_text())
         yield Hub(ports[0], token)
     finally:
         process.send_signal(signal.SIGTERM)
         process.wait(60)
+        if proxy:
+            # The hub ends the process that it has started; Node of a wheel is a child of that one.
+            with suppress(ProcessLookupError):
+                os.killpg(proxy, signal.SIGTERM)
         anyio.run(_delete_everything, shared)
         shutil.rmtree(root)
         shutil.rmtree(prefix)
