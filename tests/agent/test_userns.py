@@ -32,8 +32,8 @@ pytestmark = [pytest.mark.anyio, for_a_user]
 
 @pytest.fixture
 async def kernel(launch: Launch, notebooks: Path) -> AsyncIterator[Kernel]:
-    """A kernel with a directory of its caller's at ``/work``."""
-    mount = Mount(source=str(notebooks), target="/work")
+    """A kernel with a directory of its caller's at ``/shown``."""
+    mount = Mount(source=str(notebooks), target="/shown")
     yield await launch.start(python_kernel(str(uuid4()), mounts=[mount], detached=True))
 
 
@@ -47,11 +47,11 @@ async def test_it_is_the_user_outside(kernel: Kernel) -> None:
 
 async def test_what_it_writes_is_the_users(kernel: Kernel, notebooks: Path) -> None:
     """Through a save, and in the second kernel, too."""
-    await kernel.run("import os; open('/work/before', 'w').close(); f = open('/work/open', 'w')")
+    await kernel.run("import os; open('/shown/before', 'w').close(); f = open('/shown/open', 'w')")
     saved = await kernel.save(SaveRequest(stop=True))
     await kernel.agent.resume(kernel.model.id, saved.id)
     await kernel.run(
-        "f.write('text'); f.close(); os.mkdir('/work/after'); os.chmod('/work', 0o755)"
+        "f.write('text'); f.close(); os.mkdir('/shown/after'); os.chmod('/shown', 0o755)"
     )
     for name in ("before", "open", "after", "."):
         found = (notebooks / name).stat()
@@ -59,8 +59,8 @@ async def test_what_it_writes_is_the_users(kernel: Kernel, notebooks: Path) -> N
     # Of another user inside it is nobody's outside.
     await kernel.run(
         "import subprocess\n"
-        "subprocess.run(['touch', '/work/other'], check=True, user=33, group=33) "
-        "if os.chmod('/work', 0o777) is None else 0"
+        "subprocess.run(['touch', '/shown/other'], check=True, user=33, group=33) "
+        "if os.chmod('/shown', 0o777) is None else 0"
     )
     assert (notebooks / "other").stat().st_uid > 2**30
 
@@ -96,13 +96,13 @@ async def test_what_the_user_may_not_it_may_not(kernel: Kernel, notebooks: Path)
     readable = notebooks / "for all"
     readable.write_text("text")
     readable.chmod(0o644)
-    assert await kernel.run("print(open('/work/for all').read())") == "text"
+    assert await kernel.run("print(open('/shown/for all').read())") == "text"
     for attempt in (
-        "open('/work/of root').read()",
-        "open('/work/for all', 'a')",
-        "os.chown('/work/of root', 0, 0)",
-        "os.chmod('/work/of root', 0o777)",
-        "os.setxattr('/work/of root', 'user.x', b'x')",
+        "open('/shown/of root').read()",
+        "open('/shown/for all', 'a')",
+        "os.chown('/shown/of root', 0, 0)",
+        "os.chmod('/shown/of root', 0o777)",
+        "os.setxattr('/shown/of root', 'user.x', b'x')",
     ):
         with pytest.raises(CellError, match="PermissionError"):
             await kernel.run("import os; " + attempt)
@@ -112,10 +112,10 @@ async def test_what_the_user_may_not_it_may_not(kernel: Kernel, notebooks: Path)
 @pytest.mark.parametrize(
     "attempt",
     [
-        "os.mknod('/work/null', 0o666 | stat.S_IFCHR, os.makedev(1, 3))",
+        "os.mknod('/shown/null', 0o666 | stat.S_IFCHR, os.makedev(1, 3))",
         "os.mknod('/root/null', 0o666 | stat.S_IFCHR, os.makedev(1, 3))",
-        "os.mknod('/work/disk', 0o666 | stat.S_IFBLK, os.makedev(254, 0))",
-        "os.chown('/work', 70000, 0)",
+        "os.mknod('/shown/disk', 0o666 | stat.S_IFBLK, os.makedev(254, 0))",
+        "os.chown('/shown', 70000, 0)",
         "os.setuid(70000)",
         "subprocess.run(['unshare', '--user', 'true'], check=True)",
         "subprocess.run(['unshare', '--user', '--map-root-user', '--net', 'true'], check=True)",
@@ -124,7 +124,7 @@ async def test_what_the_user_may_not_it_may_not(kernel: Kernel, notebooks: Path)
         "libc.syscall(425, 8, ctypes.create_string_buffer(200)) >= 0 or fail()",
         "libc.syscall(323, 1) >= 0 or fail()",
         "libc.mount(b'none', b'/mnt', b'tmpfs', 0, None) == 0 or fail()",
-        "libc.mount(b'none', b'/work', None, 0x20 | 0x1000, None) == 0 or fail()",
+        "libc.mount(b'none', b'/shown', None, 0x20 | 0x1000, None) == 0 or fail()",
         "open('/proc/sys/user/max_user_namespaces', 'w').write('100')",
         "os.write(os.open('/proc/1/uid_map', os.O_WRONLY), b'0 0 1')",
         "new = struct.pack('16sHH4s8s', b'eth0', socket.AF_INET, 0, b'0123', b'')\n"
@@ -151,7 +151,7 @@ async def test_a_set_uid_program_is_the_users(kernel: Kernel, notebooks: Path) -
     await kernel.run(
         "import os, shutil\n"
         "for name, owner in (('mine', 0), ('other', 33)):\n"
-        "    path = f'/work/{name}'\n"
+        "    path = f'/shown/{name}'\n"
         "    shutil.copy('/usr/bin/id', path)\n"
         "    os.chown(path, owner, owner)\n"
         "    os.chmod(path, 0o6755)"
@@ -160,7 +160,7 @@ async def test_a_set_uid_program_is_the_users(kernel: Kernel, notebooks: Path) -
     assert USER in owners and all(uid == USER or uid > 2**30 for uid in owners)
     # In the container's own files they cannot be reached from outside at all: see below.
     capability = (
-        "import os; os.setxattr('/work/mine', 'security.capability', "
+        "import os; os.setxattr('/shown/mine', 'security.capability', "
         "bytes.fromhex('0100000202000000000000000000000000000000'))"
     )
     await kernel.run(capability)
@@ -203,7 +203,7 @@ def _wheel(directory: Path) -> Path:
 async def test_it_installs_into_its_own_files(kernel: Kernel, notebooks: Path) -> None:
     """Python packages, and what packages of the distribution do; the image stays as it is."""
     await asyncio.to_thread(_wheel, notebooks)
-    await kernel.run("%pip install --no-index --quiet /work/little-1.0-py3-none-any.whl")
+    await kernel.run("%pip install --no-index --quiet /shown/little-1.0-py3-none-any.whl")
     await kernel.run(
         "import os, shutil, subprocess\n"
         "os.chown('/etc/issue', 33, 42); os.remove('/etc/debian_version')\n"
@@ -231,18 +231,18 @@ async def test_another_user_goes_on_from_a_copy(
     agent: Agent, kernel: Kernel, notebooks: Path
 ) -> None:
     """As himself: what the first kernel may, his may not, and the other way round."""
-    await kernel.run("import os; x = 'saved'; f = open('/root/open', 'w'); os.mkdir('/work/mine')")
+    await kernel.run("import os; x = 'saved'; f = open('/root/open', 'w'); os.mkdir('/shown/mine')")
     saved = await kernel.save()
     await kernel.agent.share(saved.id, OTHER)
     async with AgentClient(agent.socket, user=OTHER) as heir:
         with directory_of(OTHER) as home:
-            mount = Mount(source=str(home), target="/work")
+            mount = Mount(source=str(home), target="/shown")
             request = CopyRequest(runtime=str(uuid4()), mounts=[mount])
             copy = await heir.copy_checkpoint(saved.id, request)
             launch = Launch(heir)
             try:
                 clone = await launch.resume(copy)
-                code = "f.write(x); f.flush(); open('/work/new', 'w').close(); print(os.getuid())"
+                code = "f.write(x); f.flush(); open('/shown/new', 'w').close(); print(os.getuid())"
                 assert await clone.run(code) == "0"
                 assert (home / "new").stat().st_uid == OTHER
                 assert clone.model.pid is not None
@@ -322,7 +322,7 @@ def _may_dump_others() -> bool:
 
 async def test_without_user_namespaces(plain_agent: Agent, notebooks: Path) -> None:
     """The kernel is the user inside too, with nothing of root's, and the agent says so."""
-    mount = Mount(source=str(notebooks), target="/work")
+    mount = Mount(source=str(notebooks), target="/shown")
     async with AgentClient(plain_agent.socket, user=USER) as client:
         findings = (await client.status()).problems
         assert [f.code for f in findings] == ["no-user-namespaces"]
@@ -335,9 +335,9 @@ async def test_without_user_namespaces(plain_agent: Agent, notebooks: Path) -> N
             assert "CapEff:\t0000000000000000" in await kernel.run(
                 "print(open('/proc/self/status').read())"
             )
-            await kernel.run("open('/work/new', 'w').close(); x = 42")
+            await kernel.run("open('/shown/new', 'w').close(); x = 42")
             assert (notebooks / "new").stat().st_uid == USER
-            for attempt in ("open('/usr/bin/new', 'w')", "os.chown('/work/new', 0, 0)"):
+            for attempt in ("open('/usr/bin/new', 'w')", "os.chown('/shown/new', 0, 0)"):
                 with pytest.raises(CellError, match="PermissionError"):
                     await kernel.run(attempt)
             if _may_dump_others():

@@ -137,8 +137,8 @@ async def test_any_image_of_docker_s(launch: Launch, docker: Any, tmp_path: Any)
     (base,) = docker.images.list("jupyter-checkpoints")
     (tmp_path / "Dockerfile").write_text(
         f"FROM {base.tags[0]}\nRUN rm -r /.jupyter-checkpoints && echo layered > /layered\n"
-        "RUN rm /layered && mkdir /work && echo second > /work/second\n"
-        "ENV FLAVOUR=strange\nWORKDIR /work\n"
+        "RUN rm /layered && mkdir /made && echo second > /made/second\n"
+        "ENV FLAVOUR=strange\nWORKDIR /made\n"
     )
     docker.images.build(
         path=str(tmp_path), tag="strange:1", network_mode="none", forcerm=True, labels={}
@@ -156,7 +156,7 @@ async def test_any_image_of_docker_s(launch: Launch, docker: Any, tmp_path: Any)
         "os.path.exists('/layered'))"
     )
     before = await kernel.run(code)
-    assert before == "/work ['second'] strange False"
+    assert before == "/made ['second'] strange False"
     saved = await kernel.save()
     assert saved.image == "strange:1"
     clone = await launch.resume(saved)
