@@ -22,6 +22,9 @@ echo "preparing .venv"
 [ -x .venv/bin/python ] || "$PYTHON" -m venv .venv
 # What runs in the browser is built by scripts/labextension.sh, when its sources change.
 export HATCH_JUPYTER_BUILDER_SKIP_NPM=1
+# An earlier installation has written it through the link that JupyterLab finds the build by; a
+# second file of that name is refused.
+rm -f jupyter_checkpoints/labextension/install.json
 # Dependency groups need pip 25.1.
 .venv/bin/python -m pip install --quiet --disable-pip-version-check --upgrade 'pip>=25.1'
 .venv/bin/python -m pip install --quiet --disable-pip-version-check \
