@@ -95,6 +95,12 @@ def end_marked(operation: str) -> int:
     return ended
 
 
+def eldest(operation: str) -> int:
+    """The process of an operation that started first; 0 if there is none."""
+    ages = ((start_time(pid), pid) for pid in marked(operation))
+    return min(((age, pid) for age, pid in ages if age is not None), default=(0, 0))[1]
+
+
 def start_time(pid: int) -> int | None:
     """Clock ticks from boot to the start of ``pid``; None if it is gone or a zombie.
 

@@ -228,13 +228,18 @@ class DockerEngine(EmbeddedEngine):
         self, spec: ContainerSpec, name: str, bundle: Path, source: Source | None, timeout: float
     ) -> _Held:
         container = await asyncio.to_thread(self._create, spec, name, bundle, source)
+        operation = self._operation(name)
         starting = asyncio.ensure_future(asyncio.to_thread(self._start, container))
+        # runc is no child of the agent's here; it is what carries the mark first.
+        watch = asyncio.ensure_future(
+            process.end_if_bereft(lambda: process.eldest(operation), operation)
+        )
         try:
             async with asyncio.timeout(timeout):
                 await asyncio.shield(starting)
         except BaseException as error:
             if not starting.done():
-                await asyncio.to_thread(process.end_marked, self._operation(name))
+                await asyncio.to_thread(process.end_marked, operation)
                 await asyncio.wait([starting])
                 # It has failed now, as it was ended: that is no news.
                 starting.exception()
@@ -245,6 +250,8 @@ class DockerEngine(EmbeddedEngine):
                     hint="A file lock that another kernel holds is one possible cause.",
                 ) from None
             raise
+        finally:
+            watch.cancel()
         pid = await asyncio.to_thread(self._find, name, container, bundle)
         return _Held(pid=pid, keeper=pid)
 
