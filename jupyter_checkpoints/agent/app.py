@@ -273,7 +273,14 @@ class AgentApp(JupyterApp):
         below = (pool, network, subids, seccomp, service.on_exit, self.criu_timeout)
         engine: Engine
         if isinstance(images, DockerImages):
-            engine = DockerEngine(images, paths, tools, *below, host_config=self.extra_host_config)
+            engine = DockerEngine(
+                images,
+                paths,
+                tools,
+                *below,
+                lazy_resume=self.lazy_resume == "auto",
+                host_config=self.extra_host_config,
+            )
         else:
             engine = EmbeddedEngine(
                 paths,

@@ -28,6 +28,18 @@ class Cgroup:
     def __init__(self, path: str) -> None:
         self.path = path
 
+    @classmethod
+    def of(cls, pid: int) -> Cgroup:
+        """That of a process: its freezer's where there is one (v1), else that of v2.
+
+        Raises ``OSError`` if the process is gone.
+        """
+        found = {}
+        for line in Path(f"/proc/{pid}/cgroup").read_text().splitlines():
+            _, controllers, path = line.split(":", 2)
+            found[controllers] = path
+        return cls(found.get("freezer", found.get("", "/")))
+
     def directories(self) -> list[Path]:
         """Where the group exists now."""
         return [d for h in _hierarchies() if (d := h / self.path.lstrip("/")).is_dir()]

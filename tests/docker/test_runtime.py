@@ -28,7 +28,7 @@ def request(tmp_path: Path) -> dict[str, str]:
     for name in ("bundle", "layer", "images"):
         (tmp_path / name).mkdir(mode=0o700)
     paths = {name: str(tmp_path / name) for name in ("bundle", "layer", "images")}
-    return {"instance": "/run/x", "operation": "abcd/kernel.0", **paths}
+    return {"instance": "/run/x", "operation": "abcd/kernel.0", **paths, "lazily": ""}
 
 
 def place(requests: Path, content: object, mode: int = 0o600) -> Path:

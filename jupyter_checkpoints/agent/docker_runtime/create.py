@@ -94,7 +94,7 @@ def take_request(directory: str, container: str) -> dict[str, str]:
         found = json.loads(text)
     except ValueError:
         raise Refused("the request is not JSON") from None
-    fields = {"instance", "operation", "bundle", "layer", "images"}
+    fields = {"instance", "operation", "bundle", "layer", "images", "lazily"}
     if (
         not isinstance(found, dict)
         or set(found) != fields
@@ -249,7 +249,8 @@ def run(requests: str, runc: str, path: str, arguments: Arguments) -> NoReturn:
     restore = [
         *("restore", "--detach", *arguments.rest),
         *("--image-path", request["images"], "--work-path", os.path.join(bundle, "work")),
-        *("--tcp-established", "--file-locks", arguments.container),
+        *("--tcp-established", "--file-locks", *(["--lazy-pages"] if request["lazily"] else [])),
+        arguments.container,
     ]
     os.execve(runc, [runc, *arguments.options, *restore], environment)
 

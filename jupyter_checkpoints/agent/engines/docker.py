@@ -107,6 +107,7 @@ class DockerEngine(EmbeddedEngine):
         on_exit: OnExit,
         criu_timeout: float,
         *,
+        lazy_resume: bool = True,
         host_config: Mapping[str, Any],
     ) -> None:
         super().__init__(
@@ -119,8 +120,7 @@ class DockerEngine(EmbeddedEngine):
             seccomp,
             on_exit,
             criu_timeout,
-            # A pager has to know the container's control group before Docker tells.
-            lazy_resume=False,
+            lazy_resume=lazy_resume,
             user_namespaces=False,
         )
         self._unmapped = "Docker's containers have the host's user namespace."
@@ -192,6 +192,7 @@ class DockerEngine(EmbeddedEngine):
     async def _keep_spare(self) -> None:
         async with self._spare_lock:
             await self.network.keep_spare({k.state.index for k in self._kernels.values()})
+        await self._keep_pager()
 
     # -- starting and resuming -----------------------------------------------------------------
 
@@ -298,6 +299,7 @@ class DockerEngine(EmbeddedEngine):
             "bundle": str(bundle),
             "layer": str(self.pool.layer(name)),
             "images": str(source.images) if source and source.mode == "process" else "",
+            "lazily": "yes" if source and source.pages else "",
         }
         path = self.requests / container
         with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
@@ -318,7 +320,7 @@ class DockerEngine(EmbeddedEngine):
         place = _Place(
             container=container,
             runc_root=(bundle / "runc-root").read_text(),
-            cgroup=_cgroup_of(pid),
+            cgroup=Cgroup.of(pid).path,
         )
         temporary = bundle / "docker.tmp"
         temporary.write_bytes(msgspec.json.encode(place))
@@ -426,12 +428,3 @@ def _limits(memory: int | None, cpus: float | None, pids: int | None) -> dict[st
     if pids is not None:
         found["pids_limit"] = pids
     return found
-
-
-def _cgroup_of(pid: int) -> str:
-    """The control group of a process: that of the freezer where there is one (v1), else of v2."""
-    found = {}
-    for line in Path(f"/proc/{pid}/cgroup").read_text().splitlines():
-        _, controllers, path = line.split(":", 2)
-        found[controllers] = path
-    return found.get("freezer", found.get("", "/"))

@@ -578,7 +578,6 @@ class EmbeddedEngine(Engine):
             bundle=str(bundle),
             images=str(source.images),
             pages=source.pages,
-            cgroup=self._cgroup(name).path,
             touched=str(self.layout.touched(source.checkpoint_id)),
         )
 
@@ -717,6 +716,9 @@ class EmbeddedEngine(Engine):
             if self._spare is None:
                 self._spare = await asyncio.to_thread(_start_monitor, self.layout.run_dir)
             await self.network.keep_spare({k.state.index for k in self._kernels.values()})
+        await self._keep_pager()
+
+    async def _keep_pager(self) -> None:
         if self._lazy:
             await self._pagers.keep_ready()
 

@@ -12,6 +12,7 @@ import os
 import resource
 import select
 import socket
+import struct
 import sys
 import time
 from pathlib import Path
@@ -53,6 +54,8 @@ def main() -> int:
     connection = _accept(listening)
     if connection is None:
         return 0
+    # CRIU is in the container's group already: that is ended if its memory cannot be brought.
+    group = Cgroup.of(_peer(connection))
     os.dup2(null, 0)
     listening.close()
     journal = Journal()
@@ -67,7 +70,6 @@ def main() -> int:
         except Exception as error:
             # Their memory is not whole, and never will be.
             Outcome(error=str(error) or repr(error)).write(bundle)
-            group = Cgroup(job.cgroup)
             while group.processes():
                 group.kill()
                 time.sleep(0.01)
@@ -100,6 +102,15 @@ def _accept(listening: socket.socket) -> socket.socket | None:
     if listening.fileno() not in {fd for fd, _ in poller.poll()}:
         return None
     return listening.accept()[0]
+
+
+def _peer(connection: socket.socket) -> int:
+    """The process that has connected."""
+    size = struct.calcsize("3i")
+    pid, _, _ = struct.unpack(
+        "3i", connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, size)
+    )
+    return int(pid)
 
 
 if __name__ == "__main__":

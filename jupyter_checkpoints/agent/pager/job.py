@@ -27,8 +27,6 @@ class Job(Struct, frozen=True, kw_only=True):
     """CRIU's images; of pages files only the pages that may not come later are needed."""
     pages: str
     """Where the pages are, see :func:`jupyter_checkpoints.store.pages.open_pages`."""
-    cgroup: str
-    """Of the container: ended when its memory cannot be brought."""
     touched: str
     """The file of :func:`load_touched`."""
 
