@@ -96,6 +96,10 @@ class Target:
         assert self.process.stdout is not None
         return str(self.process.stdout.readline()).strip()
 
+    def has_said_something(self) -> bool:
+        assert self.process.stdout is not None
+        return bool(select.select([self.process.stdout], [], [], 0)[0])
+
     def do(self, *what: object) -> Any:
         assert self.process.stdin is not None
         self.process.stdin.write(json.dumps(what) + "\n")
@@ -247,7 +251,7 @@ def test_the_process_does_not_notice() -> None:
 
         before = facts()
         times = 0
-        while not select.select([process.process.stdout], [], [], 0)[0]:
+        while not process.has_said_something():
             with Tracker(process.pid) as tracker:
                 tracker.unchanged()
             times += 1
