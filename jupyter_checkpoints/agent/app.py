@@ -186,6 +186,12 @@ class AgentApp(JupyterApp):
         help="How new checkpoints are kept: packs keep what is the same in several checkpoints "
         "once; directories keep each whole. Packs can read both.",
     ).tag(config=True)
+    compress_after = Float(
+        3600.0,
+        min=0,
+        help="Seconds after which the memory in packs is compressed, where that gains, when the "
+        "processor has nothing else to do; reading it takes a little longer then. 0: never.",
+    ).tag(config=True)
 
     def _log_level_default(self) -> int:
         return logging.INFO
@@ -267,6 +273,7 @@ class AgentApp(JupyterApp):
             checkpoints=checkpoints,
             facts=facts,
             orphan_grace=self.orphan_grace,
+            compress_after=self.compress_after,
         )
         network = Network(paths.instance, self.subnet, self.outbound_nat)
         subids = SubordinateIds(paths.subordinate_ids, self.first_subordinate_id)

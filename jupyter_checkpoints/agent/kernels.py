@@ -44,7 +44,7 @@ from ..models import (
     SaveRequest,
     StartRequest,
 )
-from ..store.store import GRACE, MANIFEST_VERSION, Manifest
+from ..store.store import MANIFEST_VERSION, Manifest
 from ..store.tree import tree_digest
 from . import presave
 from .checkpoints import CheckpointService, Storing
@@ -64,6 +64,7 @@ from .records import (
     now,
     ports_of,
 )
+from .upkeep import keep_store
 
 log = logging.getLogger(__name__)
 
@@ -96,6 +97,7 @@ class KernelService:
         checkpoints: CheckpointService,
         facts: HostFacts,
         orphan_grace: float,
+        compress_after: float,
     ) -> None:
         self.opener = checkpoints.opener
         self.layout = layout
@@ -104,6 +106,7 @@ class KernelService:
         self.facts = facts
         self.quotas = checkpoints.quotas
         self.orphan_grace = orphan_grace
+        self.compress_after = compress_after
         self.operations = Operations()
         self.engine: Engine
         self._kernels: dict[str, _Kernel] = {}
@@ -133,7 +136,7 @@ class KernelService:
         for kernel_id, kernel in self._kernels.items():
             await self._take_over(kernel_id, kernel, adopted.get(kernel_id))
         self._later(self._reap_orphans())
-        self._later(self._tidy_store())
+        self._later(keep_store(self.checkpoints.store, self.compress_after))
 
     async def _take_over(self, kernel_id: str, kernel: _Kernel, adopted: Adopted | None) -> None:
         record = kernel.record
@@ -776,12 +779,6 @@ class KernelService:
         task = asyncio.ensure_future(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
-
-    async def _tidy_store(self) -> None:
-        """Give back, by and by, what deleted checkpoints have left to nobody."""
-        while True:
-            await asyncio.sleep(GRACE)
-            await asyncio.to_thread(self.checkpoints.store.tidy)
 
     async def _reap_orphans(self) -> None:
         """End kernels whose client has died: a server that was killed cannot end its own."""

@@ -39,7 +39,7 @@ EXTENT = 16
 _GAIN = 0.9
 _LEVEL = 1
 _MAGIC = b"JRCPACK1"
-_RAW, _ZSTD = 0, 1
+CODEC_RAW, _ZSTD = 0, 1
 _WHAT = np.dtype([("start", "<u8"), ("pages", "<u4"), ("hash", "V32")])
 _WHERE = np.dtype([("offset", "<u8"), ("stored", "<u4"), ("codec", "<u4")])
 _TRAILER = np.dtype([("magic", "S8"), ("count", "<u8"), ("nonce", "V16"), ("digest", "V32")])
@@ -79,7 +79,7 @@ def read_table(fd: int, pack_id: str) -> Table:
         If it is not the whole table of that pack.
     """
     size = os.fstat(fd).st_size
-    encoded = _pread(fd, size - _TRAILER.itemsize, _TRAILER.itemsize)
+    encoded = _trailer(fd)
     trailer = np.frombuffer(encoded, _TRAILER)[0]
     count = int(trailer["count"])
     length = count * (_WHAT.itemsize + _WHERE.itemsize)
@@ -96,6 +96,10 @@ def read_table(fd: int, pack_id: str) -> Table:
     if table.id != pack_id:
         raise PackDamaged("it is another pack")
     return table
+
+
+def _trailer(fd: int) -> bytes:
+    return _pread(fd, os.fstat(fd).st_size - _TRAILER.itemsize, _TRAILER.itemsize)
 
 
 class Pack:
@@ -125,11 +129,23 @@ class Pack:
         self.ends = self.starts + self.table.what["pages"]
 
     def _table(self, index: Path) -> Table:
+        """The one beside the pack, unless the pack was stored in another way since."""
         try:
             with opened(index) as fd:
-                return read_table(fd, self.id)
+                if _trailer(fd) == _trailer(self._fd):
+                    return read_table(fd, self.id)
         except (OSError, PackDamaged):
             return read_table(self._fd, self.id)
+        try:
+            return read_table(self._fd, self.id)
+        except PackDamaged:
+            with opened(index) as fd:
+                return read_table(fd, self.id)
+
+    @staticmethod
+    def own_table(fd: int, pack_id: str) -> bytes:
+        """The table at the end of a pack, for its index. Errors as :func:`read_table`."""
+        return read_table(fd, pack_id).encode()
 
     def close(self) -> None:
         if self._fd >= 0:
@@ -140,7 +156,7 @@ class Pack:
         """Whether these extents are as they are in the file, each page at its number."""
         where = self.table.where[low:high]
         offsets = self.starts[low:high] * np.uint64(PAGE)
-        return bool(((where["codec"] == _RAW) & (where["offset"] == offsets)).all())
+        return bool(((where["codec"] == CODEC_RAW) & (where["offset"] == offsets)).all())
 
     def complete(self) -> bool:
         """Whether the file is long enough for all its extents; cheap."""
@@ -162,7 +178,7 @@ class Pack:
         low, high = self.extents(first, stop)
         what, where = self.table.what[low:high], self.table.where[low:high]
         starts, pages = what["start"].tolist(), what["pages"].tolist()
-        offsets, raw = where["offset"].tolist(), (where["codec"] == _RAW).tolist()
+        offsets, raw = where["offset"].tolist(), (where["codec"] == CODEC_RAW).tolist()
         at = 0
         while at < len(starts):
             # Whole extents that lie behind each other are read in one go, to where they belong.
@@ -228,7 +244,7 @@ class Pack:
         content = scratch.rows(int(pages.sum()))
         where = self.table.where[extents]
         offsets, stored = where["offset"], where["stored"].astype(np.uint64)
-        raw = where["codec"] == _RAW
+        raw = where["codec"] == CODEC_RAW
         cut = np.ones(len(extents), bool)
         cut[1:] = (offsets[1:] != offsets[:-1] + stored[:-1]) | ~raw[1:] | ~raw[:-1]
         starts = np.flatnonzero(cut)
@@ -371,9 +387,7 @@ class PackWriter:
 
     def append_compressed(self, content: memoryview, hashed: bytes) -> int:
         """One extent, compressed if that gains enough; the number of its first page."""
-        packed = zstd.compress(content, _LEVEL)
-        codec = _ZSTD if len(packed) < _GAIN * len(content) else _RAW
-        stored = memoryview(packed) if codec == _ZSTD else content
+        stored, codec = packed(content)
         offset, first = self._end, self.next_page
         self._write(stored)
         pages = len(content) // PAGE
@@ -421,6 +435,14 @@ class PackWriter:
         if self.fd >= 0:
             os.close(self.fd)
             self.fd = -1
+
+
+def packed(content: memoryview) -> tuple[memoryview, int]:
+    """An extent as it is to be stored, compressed if that gains enough, and its codec."""
+    compressed = zstd.compress(content, _LEVEL)
+    if len(compressed) < _GAIN * len(content):
+        return memoryview(compressed), _ZSTD
+    return content, CODEC_RAW
 
 
 def bytes_of(array: Array) -> memoryview:

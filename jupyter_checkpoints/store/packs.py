@@ -23,6 +23,7 @@ import errno
 import logging
 import os
 import shutil
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
@@ -35,6 +36,7 @@ from ..errors import CheckpointsError, InsufficientResources, NotFound
 from ..models import RepairReport, VerifyReport
 from . import envelope
 from .changes import Changes, Earlier, Region, find_changes
+from .compression import compress
 from .directory import (
     IMAGES,
     MANIFEST,
@@ -113,6 +115,8 @@ class PackStore(DirectoryStore):
         packs.mkdir(mode=0o700, parents=True, exist_ok=True)
         packs.chmod(0o700)
         self._owner = DirectoryLock(packs / "lock")
+        #: Packs that are as small as they get, as far as is known.
+        self._compressed: set[str] = set()
         self.references = References(packs, self.map)
         for checkpoint_id in self._ids():
             self._count(checkpoint_id)
@@ -332,6 +336,29 @@ class PackStore(DirectoryStore):
 
     def tidy(self, grace: float = GRACE) -> None:
         self.references.give_back(grace)
+
+    def compress(self, age: float, stopped: Callable[[], bool] = lambda: False) -> int:
+        gained = 0
+        for pack in self.references.at_rest():
+            if pack in self._compressed:
+                continue
+            path = pack_path(self.packs, pack)
+            self.references.pin([pack])
+            try:
+                info = path.stat()
+                # Linked: a restore reads it as the file of pages that it was.
+                if info.st_nlink == 1 and time.time() - info.st_mtime >= age:
+                    super()._check_space(info.st_blocks * 512)
+                    gained += compress(self.packs, pack, self.references.unused, stopped)
+                    if not stopped():
+                        self._compressed.add(pack)
+            except (OSError, PackDamaged, CheckpointsError) as error:
+                log.warning("Pack %s is not compressed: %s", pack, error)
+            finally:
+                self.references.unpin([pack])
+            if stopped():
+                break
+        return gained
 
     def repair(self) -> RepairReport:
         repaired = []
@@ -639,6 +666,10 @@ def _repair_tables(packs: Path, pack_id: str) -> str:
     if not table:
         raise problem
     if index not in table:
+        write_index(index, table[pack].encode())
+        return "its index was made again"
+    if pack in table and table[pack].encode() != table[index].encode():
+        # The pack was compressed, and then there was no time for its index.
         write_index(index, table[pack].encode())
         return "its index was made again"
     if pack not in table:

@@ -121,25 +121,16 @@ class References:
 
     def _thin(self, pack_id: str) -> None:
         """Give back the extents that no checkpoint needs."""
-        maps = []
-        for checkpoint_id in self._holders[pack_id]:
-            try:
-                maps.append(self._map_of(checkpoint_id))
-            except CheckpointsError as error:
-                log.warning("Pack %s stays as it is: %s", pack_id, error)
-                return
         try:
             pack = Pack(self._directory, pack_id)
         except PackDamaged as error:
             log.warning("Pack %s stays as it is: %s", pack_id, error)
             return
         try:
-            used = np.concatenate([pages.used(pack_id) for pages in maps])
-            edges = np.zeros(len(pack.starts) + 1, np.int64)
-            np.add.at(edges, np.searchsorted(pack.starts, used[:, 0], "right") - 1, 1)
-            np.add.at(edges, np.searchsorted(pack.starts, used[:, 1], "left"), -1)
-            unused = np.cumsum(edges[:-1]) == 0
-            where = pack.table.where[unused]
+            where = pack.table.where[self._unused(pack)]
+        except CheckpointsError as error:
+            log.warning("Pack %s stays as it is: %s", pack_id, error)
+            return
         finally:
             pack.close()
         fd = os.open(pack_path(self._directory, pack_id), os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
@@ -147,6 +138,36 @@ class References:
             punch(fd, where["offset"], where["offset"] + where["stored"])
         finally:
             os.close(fd)
+
+    def unused(self, pack: Pack) -> Array:
+        """For each extent of a pack whether no checkpoint needs it.
+
+        Raises
+        ------
+        CheckpointsError
+            If the page map of one that needs the pack cannot be read.
+        """
+        with self._lock:
+            return self._unused(pack)
+
+    def _unused(self, pack: Pack) -> Array:
+        edges = np.zeros(len(pack.starts) + 1, np.int64)
+        for checkpoint_id in self._holders.get(pack.id, ()):
+            used = self._map_of(checkpoint_id).used(pack.id)
+            np.add.at(edges, np.searchsorted(pack.starts, used[:, 0], "right") - 1, 1)
+            np.add.at(edges, np.searchsorted(pack.starts, used[:, 1], "left"), -1)
+        return np.asarray(np.cumsum(edges[:-1]) == 0)
+
+    def at_rest(self) -> list[str]:
+        """The packs that are needed, all of them, and on which nobody builds just now."""
+        with self._lock:
+            if self._unknown:
+                return []
+            return [
+                pack
+                for pack, holders in self._holders.items()
+                if holders and not self._pinned[pack] and pack not in self._unneeded
+            ]
 
 
 def punch(fd: int, starts: Array, stops: Array) -> None:

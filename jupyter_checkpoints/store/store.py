@@ -274,6 +274,14 @@ class Store(ABC):
         """Give back what no checkpoint has needed for ``grace`` seconds. Called now and then."""
 
     @abstractmethod
+    def compress(self, age: float, stopped: Callable[[], bool] = lambda: False) -> int:
+        """Store what was written ``age`` seconds ago or earlier in less space; bytes gained.
+
+        Called now and then, in a thread of its own, as it may take long; it ends soon after
+        ``stopped`` is true. Checkpoints may be read, made and deleted meanwhile.
+        """
+
+    @abstractmethod
     def repair(self) -> RepairReport:
         """Make anew what can be made anew, and name what is lost. Reads no pages."""
 

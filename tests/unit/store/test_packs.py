@@ -12,16 +12,19 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jupyter_checkpoints.errors import CheckpointDamaged, CheckpointsError, Conflict
+from jupyter_checkpoints.models import RepairReport
 from jupyter_checkpoints.store.changes import MAX_PACKS
 from jupyter_checkpoints.store.directory import DirectoryStore
 from jupyter_checkpoints.store.pack import PAGE
 from jupyter_checkpoints.store.packs import PackStore
 from jupyter_checkpoints.store.pagemap import Run
+from jupyter_checkpoints.store.pages import open_pages
 
 from .saving import SOME_FILES, content_of, files_of, flip, manifest_of, packs_of, place_of, save
 
@@ -463,6 +466,113 @@ def test_what_is_lost_is_named(store: PackStore) -> None:
     assert set(report.lost) == {"c1", "c2", "c3"}
     assert any("images/pages-1.img" in problem for problem in report.lost["c2"])
     assert any("manifest.json" in problem for problem in report.lost["c3"])
+
+
+# ---- less space
+
+
+def compressible_pages(count: int, seed: int = 0) -> bytearray:
+    choose = random.Random(seed)
+    return bytearray(b"".join(choose.randbytes(PAGE // 2) + bytes(PAGE // 2) for _ in range(count)))
+
+
+def test_what_has_lain_is_stored_in_less_space_and_is_the_same(store: PackStore) -> None:
+    files = {"pages-1.img": bytes(compressible_pages(3000)), "core-1.img": b"registers"}
+    manifest = save(store, "c1", files)
+    before = held(store)
+    assert store.compress(60) == 0
+    gained = store.compress(0)
+    assert before - held(store) == gained > before * 0.3
+    assert files_of(store, "c1") == files
+    assert store.verify(manifest).ok and store.repair() == RepairReport(repaired=[], lost={})
+    assert store.compress(0) == 0
+    changed = files["pages-1.img"][: 2999 * PAGE] + bytes(random_pages(1))
+    second = save(store, "c2", {**files, "pages-1.img": changed}, parent="c1")
+    assert held(store) < before
+    store.delete("c1")
+    store.tidy(0)
+    assert store.verify(second).ok and files_of(store, "c2")["pages-1.img"] == changed
+
+
+def test_nothing_is_written_where_little_is_gained(store: PackStore) -> None:
+    save(store, "c1", {"pages-1.img": random_pages(2000)})
+    (pack,) = store.packs.glob("*.pack")
+    before = pack.stat()
+    assert store.compress(0) == 0
+    assert pack.stat() == before
+
+
+def test_what_is_damaged_is_left_as_it_is(
+    store: PackStore, caplog: pytest.LogCaptureFixture
+) -> None:
+    manifest = save(store, "c1", {"pages-1.img": compressible_pages(2000)})
+    (pack,) = store.packs.glob("*.pack")
+    flip(pack, 1234)
+    before = pack.read_bytes()
+    assert store.compress(0) == 0
+    assert "not what was written" in caplog.text
+    assert pack.read_bytes() == before and not store.verify(manifest).ok
+    assert {path.suffix for path in store.packs.iterdir()} == {".pack", ".index", ""}
+
+
+def test_what_nobody_needs_any_more_is_left_out(store: PackStore) -> None:
+    memory = compressible_pages(2000)
+    save(store, "c1", {"pages-1.img": memory})
+    memory[: 1000 * PAGE] = random_pages(1000, 5)
+    second = save(store, "c2", {"pages-1.img": memory}, parent="c1")
+    store.delete("c1")
+    store.tidy(0)
+    assert store.compress(0) > 0
+    assert store.verify(second).ok
+    assert files_of(store, "c2") == {"pages-1.img": bytes(memory)}
+
+
+def test_a_crash_before_the_index_is_written_loses_nothing(
+    store: PackStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = {"pages-1.img": bytes(compressible_pages(2000))}
+    save(store, "c1", files)
+    (index,) = store.packs.glob("*.index")
+    old = index.read_bytes()
+    assert store.compress(0) > 0
+    index.write_bytes(old)
+    assert files_of(store, "c1") == files
+    report = store.repair()
+    assert report.lost == {} and len(report.repaired) == 1
+    assert index.read_bytes() != old and files_of(store, "c1") == files
+
+
+def test_readers_go_on_while_it_is_compressed(store: PackStore) -> None:
+    files = {"pages-1.img": bytes(compressible_pages(6000))}
+    save(store, "c1", files)
+    with open_pages(msgspec.json.encode(store.pages("c1"))) as source:
+        first = bytes(source.read("pages-1.img", 0, PAGE))
+        assert store.compress(0) > 0
+        assert first + bytes(source.read("pages-1.img", PAGE, 5999 * PAGE)) == files["pages-1.img"]
+    with ThreadPoolExecutor(1) as pool:
+        stop = threading.Event()
+        reading = pool.submit(_reading, store, files, stop)
+        for name in ("c2", "c3", "c4"):
+            save(store, name, {"pages-1.img": compressible_pages(3000, int(name[1]))})
+            store.compress(0)
+        stop.set()
+        assert reading.result() > 0
+
+
+def _reading(store: PackStore, files: dict[str, bytes], stop: threading.Event) -> int:
+    times = 0
+    while not stop.is_set() or not times:
+        assert files_of(store, "c1") == files
+        times += 1
+    return times
+
+
+def test_it_is_given_up_when_the_agent_ends(store: PackStore) -> None:
+    save(store, "c1", {"pages-1.img": compressible_pages(2000)})
+    asked = iter([False] * 20)
+    assert store.compress(0, lambda: next(asked, True)) == 0
+    assert {path.suffix for path in store.packs.iterdir()} == {".pack", ".index", ""}
+    assert store.compress(0) > 0
 
 
 # ---- who may have it
