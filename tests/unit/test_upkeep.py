@@ -9,6 +9,7 @@ import pytest
 
 from jupyter_checkpoints.agent import upkeep
 from jupyter_checkpoints.store.packs import PackStore
+from tests.agent.agents import wait_until
 from tests.unit.store.saving import files_of, packs_of, save
 
 pytestmark = pytest.mark.anyio
@@ -24,9 +25,7 @@ async def test_the_store_is_tidied_and_compressed_until_the_agent_ends(
     (pack,) = store.packs.glob("*.pack")
     before = pack.stat().st_size
     keeping = asyncio.ensure_future(upkeep.keep_store(store, 1e-9))
-    async with asyncio.timeout(30):
-        while pack.stat().st_size > before / 2:
-            await asyncio.sleep(0.01)
+    await asyncio.to_thread(wait_until, lambda: pack.stat().st_size < before / 2)
     keeping.cancel()
     await asyncio.wait([keeping])
     assert keeping.cancelled()
