@@ -74,9 +74,14 @@ class Cgroup:
         return False
 
     def kill(self) -> None:
-        """End every process in it, frozen ones too."""
+        """End every process in it, frozen ones too.
+
+        Raises ``ValueError`` for the caller's own group: that is no container's.
+        """
         deadline = time.monotonic() + _REAPED_SECONDS
         while pids := self.processes():
+            if os.getpid() in pids:
+                raise ValueError(f"{self.path} is this process's own control group")
             for pid in pids:
                 try:
                     os.kill(pid, signal.SIGKILL)
