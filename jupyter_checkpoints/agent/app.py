@@ -214,7 +214,7 @@ class AgentApp(JupyterApp):
 
     def _open_store(self, paths: layout.Layout) -> Store:
         if self.store_format == "directories":
-            return DirectoryStore(paths.store)
+            return DirectoryStore(paths.store, memory=criu.memory)
         return PackStore(paths.store, paths.packs, memory=criu.memory)
 
     async def _serve(self) -> None:

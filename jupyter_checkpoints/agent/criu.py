@@ -11,8 +11,10 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 from msgspec import Struct
 
+from ..store.pack import Array
 from ..store.pagemap import Run
 
 #: (pattern in CRIU's log, what it means, what the user can do); the first that matches counts.
@@ -157,7 +159,11 @@ def lacks_userfaultfd(log: str) -> bool:
 
 
 def configuration(
-    *, ghost_limit: int, keep_connections: bool, action_script: Path | None = None
+    *,
+    ghost_limit: int,
+    keep_connections: bool,
+    action_script: Path | None = None,
+    more: str = "",
 ) -> str:
     """The text of one container's CRIU configuration file.
 
@@ -171,13 +177,15 @@ def configuration(
     action_script:
         Run by CRIU at each stage; for a dump it takes the file system's snapshot at
         ``post-dump``, when all is written and every process is still frozen.
+    more:
+        Further lines.
     """
     lines = ["network-lock nftables", "link-remap", f"ghost-limit {ghost_limit}"]
     if not keep_connections:
         lines.append("tcp-close")
     if action_script is not None:
         lines.append(f"action-script {action_script}")
-    return "\n".join(lines) + "\n"
+    return "\n".join(lines) + "\n" + more
 
 
 def action_script(snapshot: str) -> str:
@@ -278,6 +286,69 @@ def open_files(files_image: bytes) -> list[OpenFile]:
 _PAGE = 4096
 #: Flags of a pagemap's entry: its pages may come later; they are in the pages file.
 _LAZY, _PRESENT = 2, 4
+
+
+class LeftOut(Struct, frozen=True):
+    """A pagemap of a dump that has left memory where it is: that of one process."""
+
+    image: Path
+    pid: int
+    """In the container."""
+    file: str
+    """The pages file, of which CRIU has written only what could not be left out."""
+    lazy: Array
+    """Addresses of what was left out: ranges [start, stop) in bytes, ascending; (n, 2)."""
+    written: Array
+    """The same of what is in the pages file."""
+
+    @property
+    def space(self) -> str:
+        """As in :func:`memory`."""
+        return self.image.stem
+
+
+def left_out(images: Path) -> Iterator[LeftOut]:
+    """The processes of which a dump has left memory out. Called while they stand still.
+
+    Raises
+    ------
+    ValueError
+        If the images cannot be understood.
+    """
+    for image in images.glob("pagemap-*.img"):
+        pid = image.stem.removeprefix("pagemap-")
+        if not pid.isdigit():
+            continue  # shared memory is written
+        head, *rest = messages(image.read_bytes())
+        lazy: list[tuple[int, int]] = []
+        written: list[tuple[int, int]] = []
+        for entry in rest:
+            fields = dict(wire(entry))
+            pages = int(fields.get(5, 0) or fields[2])
+            ours = (int(fields[1]), int(fields[1]) + pages * _PAGE)
+            (written if int(fields.get(4, _PRESENT)) & _PRESENT else lazy).append(ours)
+        if lazy:
+            name = f"pages-{int(dict(wire(head))[1])}.img"
+            yield LeftOut(
+                *(image, int(pid), name),
+                *(np.array(found, np.int64).reshape(-1, 2) for found in (lazy, written)),
+            )
+
+
+def mark_present(image: Path) -> None:
+    """Say in a pagemap that what was left out is there, as a dump does that leaves nothing out."""
+    data = image.read_bytes()
+    entries = list(messages(data))
+    pieces = [len(entry).to_bytes(4, "little") + entry for entry in map(_marked, entries)]
+    temporary = image.with_suffix(".tmp")
+    temporary.write_bytes(data[:8] + b"".join(pieces))
+    temporary.replace(image)
+
+
+def _marked(entry: bytes) -> bytes:
+    # Of a number that comes twice the last one counts.
+    fields = dict(wire(entry))
+    return entry + bytes((4 << 3, _LAZY | _PRESENT)) if fields.get(4) == _LAZY else entry
 
 
 class SavedMemory(Struct, frozen=True):

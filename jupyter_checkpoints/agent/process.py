@@ -158,10 +158,12 @@ async def run(
     stdin: str | None = None,
     cwd: Path | None = None,
     needs_children: bool = False,
+    inherited: Sequence[int] = (),
 ) -> str:
     """Run one command to its end and return what it printed (stdout and stderr together).
 
-    ``needs_children``: it is runc with CRIU, see :func:`end_if_bereft`.
+    ``needs_children``: it is runc with CRIU, see :func:`end_if_bereft`. ``inherited``: descriptors
+    that it gets under the same numbers; they are closed here, whatever happens.
 
     Raises
     ------
@@ -183,6 +185,7 @@ async def run(
             env={**env, MARK: mark},
             cwd=cwd,
             start_new_session=True,
+            pass_fds=inherited,
         )
     except FileNotFoundError as error:
         raise HostNotReady(
@@ -190,6 +193,9 @@ async def run(
             reason=str(error),
             hint="Run `sudo jupyter checkpoints setup`.",
         ) from error
+    finally:
+        for fd in inherited:
+            os.close(fd)
     watch = (
         asyncio.ensure_future(end_if_bereft(lambda: process.pid, mark)) if needs_children else None
     )

@@ -51,6 +51,14 @@ class Changes(NamedTuple):
     """Of all the new extents, 32 bytes each."""
 
 
+def surplus(pages: PageMap) -> list[int]:
+    """The packs that a checkpoint built on this one may not share with it, by index."""
+    held = np.zeros(len(pages.packs), np.int64)
+    stored = pages.segments[pages.segments["pack"] != ZERO]
+    np.add.at(held, stored["pack"], stored["pages"].astype(np.int64))
+    return [int(index) for index in np.argsort(-held)[MAX_PACKS:]]
+
+
 class Earlier:
     """The checkpoint that a new one is compared with. Safe to use from many threads.
 
@@ -67,10 +75,7 @@ class Earlier:
         self._lock = threading.Lock()
         self._open: dict[int, Pack | None] = {}
         self._stack = ExitStack()
-        held = np.zeros(len(pages.packs), np.int64)
-        stored = pages.segments[pages.segments["pack"] != ZERO]
-        np.add.at(held, stored["pack"], stored["pages"].astype(np.int64))
-        for index in np.argsort(-held)[MAX_PACKS:].tolist():
+        for index in surplus(pages):
             self._open[index] = None
 
     def __enter__(self) -> Earlier:
@@ -123,6 +128,7 @@ def find_changes(
     earlier: Earlier | None,
     counterparts: Array | None,
     advance: Advance,
+    unwanted: Array | None = None,
 ) -> Changes:
     """Look at all regions, which together are a row of ``length`` pages.
 
@@ -132,6 +138,8 @@ def find_changes(
         For each page the page of ``earlier``'s row that it may be equal to, or -1.
     advance:
         Called with bytes done, by one thread at a time.
+    unwanted:
+        Pages that nobody needs, which count as zero.
 
     Raises
     ------
@@ -152,6 +160,8 @@ def find_changes(
         words = ours.view(np.uint64)
         where = slice(chunk.first, chunk.first + chunk.pages)
         zero[where] = ~words.any(axis=1)
+        if unwanted is not None:
+            zero[where] |= unwanted[where]
         if earlier is not None and counterparts is not None:
             wanted = np.where(zero[where], -1, counterparts[where])
             if (wanted >= 0).any():

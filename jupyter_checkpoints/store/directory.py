@@ -24,12 +24,14 @@ import shutil
 import stat
 import tempfile
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from itertools import pairwise
 from pathlib import Path
 
 import msgspec
+import numpy as np
 from blake3 import blake3
 
 from ..errors import (
@@ -44,7 +46,10 @@ from ..errors import (
 from ..models import RepairReport, VerifyReport, is_id
 from . import envelope
 from .content import ContentHasher
+from .intake import ABSENT, Intake
+from .pack import PAGE, Array
 from .packed import PAGES_FILE
+from .pagemap import Run
 from .plain import PlainPages
 from .source import PagesDescription, damaged
 from .store import GRACE, MANIFEST_VERSION, FileRecord, Manifest, Notes, Progress, Staging, Store
@@ -59,7 +64,11 @@ IMAGES = "images"
 _STAGING = ".staging-"
 _DELETING = ".deleting-"
 _IMAGES = ".images-"
+_MEMORY = "memory"
 _FULL = (errno.ENOSPC, errno.EDQUOT)
+
+#: Whose memory is in which pages file, and where: from a directory of process images.
+Memory = Callable[[Path], Mapping[str, Sequence[Run]]]
 
 
 class DirectoryStore(Store):
@@ -73,13 +82,18 @@ class DirectoryStore(Store):
         Made if missing, and made ``0700``.
     reserve:
         Bytes that have to stay free on the file system after a save.
+    memory:
+        Tells whose memory CRIU's pages files hold.
     """
 
     #: The newest version of a manifest's file that this store can read.
     _newest = envelope.PLAIN
 
-    def __init__(self, root: Path, reserve: int = RESERVE) -> None:
+    def __init__(
+        self, root: Path, reserve: int = RESERVE, memory: Memory = lambda images: {}
+    ) -> None:
         self.root = root
+        self.memory = memory
         self._reserve = reserve
         self._lock = threading.Lock()
         #: Bytes promised to the checkpoints in the making, by id.
@@ -414,6 +428,7 @@ class DirectoryStaging(Staging):
         self._store = store
         self._id = checkpoint_id
         self._directory = directory
+        self._memory = Intake(directory / _MEMORY)
         self._sealed: list[FileRecord] = []
 
     @property
@@ -424,8 +439,19 @@ class DirectoryStaging(Staging):
     def images(self) -> Path:
         return self._directory / IMAGES
 
+    @property
+    def memory(self) -> Intake:
+        return self._memory
+
+    def inherited(self, space: str) -> Array:
+        return np.empty((0, 2), np.int64)
+
     def seal(self, progress: Progress | None = None) -> list[FileRecord]:
         with explained(f"The files of checkpoint {self._id} could not be written"):
+            for name, runs in self._taken().items():
+                self._complete(name, runs)
+            self._memory.close()
+            self._memory.path.unlink(missing_ok=True)
             directories = [self.images]
             files = self._files(directories)
             for path, _ in files:
@@ -451,10 +477,56 @@ class DirectoryStaging(Staging):
         self._sealed = sorted(records, key=lambda record: record.path)
         return self._sealed
 
+    def _taken(self) -> dict[str, Sequence[Run]]:
+        """The pages files that CRIU did not write, as their pages were taken otherwise."""
+        return {
+            name: runs
+            for name, runs in self._store.memory(self.images).items()
+            if PAGES_FILE.fullmatch(name) and not (self.images / name).exists()
+        }
+
+    def _numbers(self, name: str, runs: Sequence[Run]) -> Array:
+        """For each page of such a file its number in what was taken, or what is in its place.
+
+        Raises
+        ------
+        SaveFailed
+            If a page was not taken.
+        """
+        spaces = {run.space for run in runs}
+        addresses = np.concatenate([np.arange(r.address, r.address + r.pages) for r in runs])
+        owners = np.repeat([run.space for run in runs], [run.pages for run in runs])
+        numbers = np.full(len(addresses), ABSENT, np.int64)
+        for space in spaces:
+            mine = slice(None) if len(spaces) == 1 else owners == space
+            numbers[mine] = self._memory.numbers(space, addresses[mine])
+        if missing := int((numbers == ABSENT).sum()):
+            raise SaveFailed(
+                "Not all memory of the kernel was taken.",
+                reason=f"{name}: {missing} pages are missing.",
+                hint="This is a defect of the engine; please report it.",
+            )
+        return numbers
+
+    def _complete(self, name: str, runs: Sequence[Run]) -> None:
+        """Write a pages file of pages that were taken otherwise."""
+        numbers = self._numbers(name, runs)
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+        with open(os.open(self.images / name, flags, 0o600), "wb") as file:
+            file.truncate(len(numbers) * PAGE)
+            cut = np.flatnonzero(np.diff(numbers) != 1) + 1
+            for first, stop in pairwise([0, *cut.tolist(), len(numbers)]):
+                if numbers[first] >= 0:
+                    copy_range(
+                        *(self._memory.fd, int(numbers[first]) * PAGE),
+                        *(file.fileno(), first * PAGE, (stop - first) * PAGE),
+                    )
+
     def _files(self, directories: list[Path]) -> list[tuple[str, int]]:
         """Path and size of all images, which have to be plain files; adds to ``directories``."""
         files = []
-        for path, info in walk(self._directory, directories):
+        for path, info in walk(self.images, directories):
+            path = f"{IMAGES}/{path}"
             if not stat.S_ISREG(info.st_mode) or not path.isprintable():
                 raise SaveFailed(
                     f"The process images hold something that is no plain file: {path!r}.",
@@ -490,6 +562,7 @@ class DirectoryStaging(Staging):
         return envelope.encode(manifest)
 
     def abandon(self) -> None:
+        self._memory.close()
         try:
             _remove(self._directory)
         except OSError as error:
@@ -575,6 +648,15 @@ def _opened(path: Path) -> Iterator[int]:
 def _sync_file(path: Path) -> None:
     with _opened(path) as fd:
         os.fsync(fd)
+
+
+def copy_range(source: int, start: int, target: int, offset: int, size: int) -> None:
+    """Copy ``size`` bytes of a file into another."""
+    while size:
+        count = os.copy_file_range(source, target, size, start, offset)
+        if count == 0:
+            raise OSError(errno.EIO, "a file was cut short")
+        start, offset, size = start + count, offset + count, size - count
 
 
 def sync_directory(path: Path) -> None:

@@ -24,7 +24,7 @@ import logging
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
@@ -35,7 +35,7 @@ from blake3 import blake3
 from ..errors import CheckpointsError, InsufficientResources, NotFound
 from ..models import RepairReport, VerifyReport
 from . import envelope
-from .changes import Changes, Earlier, Region, find_changes
+from .changes import Changes, Earlier, Region, find_changes, surplus
 from .compression import compress
 from .directory import (
     IMAGES,
@@ -44,6 +44,7 @@ from .directory import (
     RESERVE,
     DirectoryStaging,
     DirectoryStore,
+    Memory,
     Meter,
     explained,
     link,
@@ -51,6 +52,7 @@ from .directory import (
     sync_directory,
     walk,
 )
+from .intake import KEPT
 from .lock import DirectoryLock
 from .pack import (
     PAGE,
@@ -65,7 +67,7 @@ from .pack import (
     write_index,
 )
 from .packed import PAGES_FILE, PackedPages, PackedSource
-from .pagemap import ZERO, MappedFile, PageMap, Row, Run
+from .pagemap import ZERO, MappedFile, PageMap, Row
 from .references import References, punch
 from .source import PagesDescription, damaged
 from .store import GRACE, FileRecord, Manifest, Progress
@@ -78,21 +80,17 @@ _LARGE = 2**20
 #: The share of a file that has to be new for it to become a pack as it is.
 _ADOPTED = 0.25
 
-#: Whose memory is in which pages file, and where: from a directory of process images.
-Memory = Callable[[Path], Mapping[str, Sequence[Run]]]
-
 
 class PackStore(DirectoryStore):
     """Keeps images in packs. Made once by the agent; safe to use from many threads.
 
     Parameters
     ----------
-    root, reserve:
-        As for :class:`~.directory.DirectoryStore`.
+    root, reserve, memory:
+        As for :class:`~.directory.DirectoryStore`. What ``memory`` does not tell of is compared by
+        its place in the file.
     packs:
         The directory of packs, on the same file system; made if missing.
-    memory:
-        Tells whose memory CRIU's pages files hold. Without it pages are compared by their place.
 
     Raises
     ------
@@ -109,9 +107,8 @@ class PackStore(DirectoryStore):
         reserve: int = RESERVE,
         memory: Memory = lambda images: {},
     ) -> None:
-        super().__init__(root, reserve)
+        super().__init__(root, reserve, memory)
         self.packs = packs
-        self.memory = memory
         packs.mkdir(mode=0o700, parents=True, exist_ok=True)
         packs.chmod(0o700)
         self._owner = DirectoryLock(packs / "lock")
@@ -385,20 +382,34 @@ class PackStaging(DirectoryStaging):
         #: Finished packs that are not in the directory of packs yet, by id.
         self._finished: dict[str, Path] = {}
 
+    def inherited(self, space: str) -> Array:
+        if self.earlier is None:
+            return super().inherited(space)
+        return self.earlier.addresses(space, surplus(self.earlier))
+
     def seal(self, progress: Progress | None = None) -> list[FileRecord]:
         with explained(f"The files of checkpoint {self._id} could not be written"):
             prefix = len(IMAGES) + 1
             found = sorted((path[prefix:], size) for path, size in self._files([]))
             small = [(name, size) for name, size in found if size < _LARGE]
             large = [(name, size) for name, size in found if size >= _LARGE]
-            meter = Meter(sum(size for _, size in found), progress)
-            row = Row.of([*small, *large], self._packs.memory(self.images))
-            content, digests = _read_small(self.images, row.files[: len(small)])
+            taken = self._taken()
+            made = [(n, PAGE * sum(run.pages for run in runs)) for n, runs in taken.items()]
+            meter = Meter(sum(size for _, size in found) + self._memory.pages * PAGE, progress)
+            row = Row.of([*made, *small, *large], self._packs.memory(self.images))
+            content, digests = _read_small(
+                self.images, row.files[len(made) : len(made) + len(small)]
+            )
+            numbers = [self._numbers(name, runs) for name, runs in taken.items()]
             with ExitStack() as stack:
                 fds = []
                 for name, _ in large:
                     fds.append(stack.enter_context(opened(self.images / name)))
-                self.map = self._pack(stack, row, content, fds, meter)
+                self.map = self._pack(
+                    stack, row, np.concatenate([_NO_PAGES, *numbers]), content, fds, meter
+                )
+            self._memory.close()
+            self._memory.path.unlink(missing_ok=True)
             shutil.rmtree(self.images)
             meter.finish()
         self._sealed = sorted(
@@ -415,14 +426,42 @@ class PackStaging(DirectoryStaging):
         return self._sealed
 
     def _pack(
-        self, stack: ExitStack, row: Row, content: memoryview, fds: list[int], meter: Meter
+        self,
+        stack: ExitStack,
+        row: Row,
+        numbers: Array,
+        content: memoryview,
+        fds: list[int],
+        meter: Meter,
     ) -> PageMap:
+        """Make packs of what is new.
+
+        The row begins with pages that were taken, of which ``numbers`` says which they are; their
+        file is looked at as if it came behind the row.
+        """
+        taken = len(numbers)
         small_pages = len(content) // PAGE
         large = row.files[len(row.files) - len(fds) :]
-        earlier = counterparts = None
+        paths = [self.images / file.name for file in large]
+        stored = numbers >= 0
+        unwanted = None
+        length = row.length
+        counterparts = None if self.earlier is None else row.counterparts(self.earlier.row)
+        if stored.any():
+            file = MappedFile("", self._memory.pages * PAGE, row.length)
+            large, paths = [*large, file], [*paths, self._memory.path]
+            fds = [*fds, self._memory.fd]
+            length += file.pages
+            where = row.length + numbers[stored]
+            unwanted = np.zeros(length, bool)
+            unwanted[row.length :] = True
+            unwanted[where] = False
+            if counterparts is not None:
+                counterparts = np.concatenate([counterparts, np.full(file.pages, -1, np.int64)])
+                counterparts[where] = counterparts[:taken][stored]
+        earlier = None
         if self.earlier is not None:
             earlier = stack.enter_context(Earlier(self._packs.packs, self.earlier))
-            counterparts = row.counterparts(self.earlier.row)
         # Files of which nothing is known before are on their way to the disk while they are hashed.
         disk = stack.enter_context(ThreadPoolExecutor(2, thread_name_prefix="writeback"))
         flushed: list[Future[None]] = [
@@ -431,46 +470,58 @@ class PackStaging(DirectoryStaging):
             if counterparts is None
             or not (counterparts[file.first : file.first + file.pages] >= 0).any()
         ]
-        regions = [Region(0, small_pages, content)] + [
+        regions = [Region(taken, small_pages, content)] + [
             Region(file.first, file.pages, fd) for file, fd in zip(large, fds, strict=True)
         ]
-        changes = find_changes(row.length, regions, earlier, counterparts, meter.advance)
+        changes = find_changes(length, regions, earlier, counterparts, meter.advance, unwanted)
         for one in flushed:
             one.result()
         packs = [] if self.earlier is None else list(self.earlier.packs)
-        pack = np.full(row.length, ZERO, np.uint32)
-        number = np.zeros(row.length, np.uint64)
+        pack = np.full(length, ZERO, np.uint32)
+        number = np.zeros(length, np.uint64)
         if earlier is not None and counterparts is not None:
-            before = counterparts[changes.same]
-            pack[changes.same], number[changes.same] = earlier.pack[before], earlier.number[before]
-        writers = self._write(stack, changes, small_pages, content, large, fds)
-        for place, (_, pages, numbers) in enumerate(writers):
-            pack[pages], number[pages] = len(packs) + place, numbers
+            same = changes.same
+            same[:taken] = numbers == KEPT
+            before = counterparts[same]
+            assert (before >= 0).all(), "only what is inherited may be kept"
+            pack[same], number[same] = earlier.pack[before], earlier.number[before]
+        new = ~(changes.zero | changes.same)
+        new[:taken] = False
+        writers = self._write(
+            *(stack, changes, new, range(taken, taken + small_pages)),
+            *(content, large, paths, fds),
+        )
+        for place, (_, pages, their) in enumerate(writers):
+            pack[pages], number[pages] = len(packs) + place, their
         finished = list(disk.map(lambda part: part[0].finish(), writers))
         for (writer, _, _), pack_id in zip(writers, finished, strict=True):
             self._finished[pack_id] = writer.path
-        return PageMap.of(row, packs + finished, pack, number)
+        if stored.any():
+            rows = np.flatnonzero(stored)
+            pack[rows], number[rows] = pack[where], number[where]
+        return PageMap.of(row, packs + finished, pack[: row.length], number[: row.length])
 
     def _write(
         self,
         stack: ExitStack,
         changes: Changes,
-        small_pages: int,
+        new: Array,
+        small: range,
         content: memoryview,
         large: Sequence[MappedFile],
+        paths: Sequence[Path],
         fds: Sequence[int],
     ) -> list[tuple[PackWriter, Array, Array]]:
         """The packs of all that is new: each with the pages of the row in it and their numbers."""
-        new = ~(changes.zero | changes.same)
         parts: list[tuple[PackWriter, list[Array], list[Array]]] = []
         copied: list[tuple[MappedFile, int]] = []
-        for file, fd in zip(large, fds, strict=True):
+        for file, source, fd in zip(large, paths, fds, strict=True):
             mine = new[file.first : file.first + file.pages]
             if file.size % PAGE or mine.sum() < _ADOPTED * file.pages:
                 copied.append((file, fd))
                 continue
             path = self._directory / f"new-{len(parts)}.pack"
-            (self.images / file.name).rename(path)
+            source.rename(path)
             writer = PackWriter(path, file.pages)
             stack.callback(writer.close)
             low, high = np.searchsorted(changes.starts, [file.first, file.first + file.pages])
@@ -499,10 +550,11 @@ class PackStaging(DirectoryStaging):
             rows = np.flatnonzero(new[file.first : file.first + file.pages]) + file.first
             all_pages.append(rows)
             all_numbers.append(np.uint64(first) + np.arange(len(rows), dtype=np.uint64))
-        for at in range(int(np.searchsorted(changes.starts, small_pages))):
+        for at in range(*np.searchsorted(changes.starts, [small.start, small.stop]).tolist()):
             start, count = int(changes.starts[at]), int(changes.pages[at])
+            within = (start - small.start) * PAGE
             first = writer.append_compressed(
-                content[start * PAGE : (start + count) * PAGE], _hashes(changes, at, at + 1)
+                content[within : within + count * PAGE], _hashes(changes, at, at + 1)
             )
             all_pages.append(np.arange(start, start + count))
             all_numbers.append(np.uint64(first) + np.arange(count, dtype=np.uint64))
@@ -565,6 +617,7 @@ class PackStaging(DirectoryStaging):
         self._pinned = []
 
 
+_NO_PAGES = np.empty(0, np.int64)
 _NEW = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
 
 

@@ -249,6 +249,22 @@ class PageMap:
             np.repeat(self.segments["first"], counts) + within.astype(np.uint64)
         )
 
+    def addresses(self, space: str, without: Sequence[int]) -> Array:
+        """The addresses of a space's pages, as ranges [start, stop): (n, 2), ascending.
+
+        Those in the packs ``without`` (by index) are left out.
+        """
+        if space not in self.row.spaces:
+            return np.empty((0, 2), np.int64)
+        pages, addresses = self.row._addresses(self.row.spaces.index(space))
+        if without:
+            addresses = addresses[~np.isin(self.pages()[0][pages], without)]
+        addresses = np.sort(addresses)
+        cut = np.flatnonzero(np.diff(addresses) != 1)
+        first = np.concatenate([[0], cut + 1])[: len(addresses)].astype(np.int64)
+        last = np.concatenate([cut, [len(addresses) - 1]])[: len(first)].astype(np.int64)
+        return np.stack([addresses[first], addresses[last] + 1], axis=1)
+
     def used(self, pack: str) -> Array:
         """(first, stop) of the numbers in a pack that this map names; they may overlap."""
         if pack not in self.packs:

@@ -25,6 +25,8 @@ from ..models import (
     Verification,
     VerifyReport,
 )
+from .intake import Intake
+from .pack import Array
 from .source import PagesDescription
 
 #: The version of :class:`Manifest` that is written, and the newest that can be read.
@@ -95,6 +97,19 @@ class Staging(ABC):
     def images(self) -> Path:
         """The directory CRIU writes its images into (0700, on the store's file system)."""
 
+    @property
+    @abstractmethod
+    def memory(self) -> Intake:
+        """Takes memory that CRIU does not write.
+
+        A pages file that is not among the images, but named by the page maps there, is made of it
+        by :meth:`seal`.
+        """
+
+    @abstractmethod
+    def inherited(self, space: str) -> Array:
+        """The addresses that ``memory`` can :meth:`~.intake.Intake.keep`: (n, 2), in pages."""
+
     @abstractmethod
     def seal(self, progress: Progress | None = None) -> list[FileRecord]:
         """Hash and fsync every file under :attr:`images`. Blocking: call it in a thread.
@@ -102,7 +117,8 @@ class Staging(ABC):
         Raises
         ------
         SaveFailed
-            If something that is neither a regular file nor a directory lies there.
+            If something that is neither a regular file nor a directory lies there, or not all
+            memory was taken.
         InsufficientResources
             If the disk is full.
         """

@@ -38,6 +38,7 @@ from ...errors import (
 )
 from ...layout import Layout
 from ...models import Finding, Mode
+from ...store.store import Staging
 from .. import binds, criu, monitor, oci, process, timers, userns
 from ..cgroup import Cgroup, cpu_seconds
 from ..identity import Identity
@@ -49,8 +50,10 @@ from ..pager.pagers import NoPager, Pager, Pagers
 from ..process import CommandFailed
 from ..rootfs import Pool, mount_mapped_overlay, mount_overlay, unmount_below
 from ..subids import SubordinateIds
+from ..taking import Taking
 from ..tools import Tools
 from ..userns import IdMap
+from ..window import Window
 from .engine import (
     Adopted,
     Container,
@@ -194,7 +197,9 @@ class EmbeddedEngine(Engine):
     ) -> None:
         super().__init__(on_exit)
         self.criu_timeout = criu_timeout
-        self._lazy = lazy_resume and userfaultfd.available()
+        #: What CRIU asks of the host for memory that comes later, or is left out of a dump.
+        self._windows = userfaultfd.available()
+        self._lazy = lazy_resume and self._windows
         self.layout = layout
         self.tools = tools
         self.images = images
@@ -851,31 +856,27 @@ class EmbeddedEngine(Engine):
 
     # -- saving --------------------------------------------------------------------------------
 
-    async def save(
-        self, kernel_id: str, checkpoint_id: str, images: Path, mode: Mode, *, hold: bool
-    ) -> Saved:
+    async def save(self, kernel_id: str, staging: Staging, mode: Mode, *, hold: bool) -> Saved:
         attempts = _SAVE_ATTEMPTS
         while True:
             attempts -= 1
             try:
-                return await self._save(kernel_id, checkpoint_id, images, mode, hold=hold)
+                return await self._save(kernel_id, staging, mode, hold=hold)
             except _Passing as passing:
                 if not attempts:
                     raise passing.error from passing
                 log.info("Kernel %s is saved again: %s", kernel_id, passing.error.reason)
-                await asyncio.to_thread(_empty, images)
+                await asyncio.to_thread(_empty, staging.images)
                 await asyncio.sleep(_SAVE_PAUSE)
 
-    async def _save(
-        self, kernel_id: str, checkpoint_id: str, images: Path, mode: Mode, *, hold: bool
-    ) -> Saved:
+    async def _save(self, kernel_id: str, staging: Staging, mode: Mode, *, hold: bool) -> Saved:
         await self.filled(kernel_id)
         kernel = self._running(kernel_id)
         name = self._name(kernel_id, kernel.state.generation)
         bundle = self._bundle(kernel_id, kernel.state.generation)
         cpu_file = await asyncio.to_thread(self._cgroup(name).cpu_file)
         cpu_copy = bundle / "cpu"
-        snapshot = self.pool.snapshot_script(name, checkpoint_id)
+        snapshot = self.pool.snapshot_script(name, staging.id)
         if cpu_file is not None:
             # Inside the frozen window, like the files: what is used later is no part of the state.
             snapshot = f"cat {cpu_file} > {cpu_copy} || :\n{snapshot}"
@@ -885,15 +886,15 @@ class EmbeddedEngine(Engine):
                 await self.network.disconnect(self._link(kernel))
                 await self._runc("pause", name)
             if mode == "process":
-                pause = await self._dump(kernel, images, snapshot)
+                pause = await self._dump(kernel, staging, snapshot)
             else:
                 pause = await self._snapshot(name, snapshot, frozen=hold)
         except BaseException as error:
             explained = criu.explain(await asyncio.to_thread(_logs, bundle / "dump"), str(error))
-            await self._recover(kernel, name, checkpoint_id)
+            await self._recover(kernel, name, staging.id)
             if hold:
                 await self.release(kernel_id)
-            if isinstance(error, OSError | CommandFailed):
+            if isinstance(error, OSError | ValueError | CommandFailed):
                 disk_full = explained.disk_full or "No space left" in str(error)
                 failure = (InsufficientResources if disk_full else SaveFailed)(
                     "The kernel could not be saved; it goes on running."
@@ -924,10 +925,11 @@ class EmbeddedEngine(Engine):
         await asyncio.to_thread(self._cgroup(self._name(kernel_id, kernel.state.generation)).thaw)
         await self.network.activate(self._link(kernel))
 
-    async def _dump(self, kernel: _Kernel, images: Path, snapshot: str) -> float:
+    async def _dump(self, kernel: _Kernel, staging: Staging, snapshot: str) -> float:
         name = self._name(kernel.id, kernel.state.generation)
         bundle = self._bundle(kernel.id, kernel.state.generation)
         work = bundle / "dump"
+        window = Window() if self._windows else None
 
         def prepare() -> int:
             shutil.rmtree(work, ignore_errors=True)
@@ -937,23 +939,40 @@ class EmbeddedEngine(Engine):
             script.chmod(0o700)
             (bundle / "criu.conf").write_text(
                 criu.configuration(
-                    ghost_limit=_ghost_limit(images), keep_connections=True, action_script=script
+                    ghost_limit=_ghost_limit(staging.images),
+                    keep_connections=True,
+                    action_script=script,
+                    more=window.configuration if window is not None else "",
                 )
             )
             return self._cgroup(name).memory()
 
-        size = await asyncio.to_thread(prepare)
-        root, container = self._runc_state(name)
-        await process.run(
-            *(self.tools.runc, "--root", root, "checkpoint", "--leave-running"),
-            *("--image-path", images, "--work-path", work, "--tcp-established", "--file-locks"),
-            *(*_OWN_NETWORK[kernel.state.user_namespace], container),
-            env=self.tools.env,
-            timeout=self._criu_timeout(size),
-            operation=self._operation(name) + "/save",
-            needs_children=True,
-        )
-        await asyncio.to_thread(timers.rearm, images)
+        taking = Taking(staging)
+        try:
+            size = await asyncio.to_thread(prepare)
+            root, container = self._runc_state(name)
+            dump = process.run(
+                *(self.tools.runc, "--root", root, "checkpoint", "--leave-running"),
+                *("--image-path", staging.images, "--work-path", work),
+                *("--tcp-established", "--file-locks", *_OWN_NETWORK[kernel.state.user_namespace]),
+                *(window.options if window is not None else ()),
+                container,
+                env=self.tools.env,
+                timeout=self._criu_timeout(size),
+                operation=self._operation(name) + "/save",
+                needs_children=True,
+                inherited=window.give() if window is not None else (),
+            )
+            if window is None:
+                await dump
+            else:
+                await window.during(dump, lambda: taking.frozen(self._cgroup(name).processes()))
+            await asyncio.to_thread(taking.finish)
+        finally:
+            if window is not None:
+                window.close()
+            await asyncio.to_thread(taking.close)
+        await asyncio.to_thread(timers.rearm, staging.images)
         return await asyncio.to_thread(criu.frozen_seconds, work)
 
     async def _snapshot(self, name: str, snapshot: str, *, frozen: bool) -> float:

@@ -15,6 +15,7 @@ from typing import Any
 from msgspec import Struct
 
 from ...models import Finding, Limits, Mode
+from ...store.store import Staging
 from ..identity import Identity, OpenMount
 
 #: Called on the event loop when a container has ended: (kernel id, exit code, the reason where it
@@ -86,7 +87,7 @@ class Container(Struct, frozen=True, kw_only=True):
 
 
 class Saved(Struct, frozen=True, kw_only=True):
-    """What a save took: processes into the image directory, files into the pool."""
+    """What a save took: processes into the staging, files into the pool."""
 
     pause_seconds: float
     cpu_seconds: float | None
@@ -170,10 +171,10 @@ class Engine(ABC):
         """
 
     @abstractmethod
-    async def save(
-        self, kernel_id: str, checkpoint_id: str, images: Path, mode: Mode, *, hold: bool
-    ) -> Saved:
+    async def save(self, kernel_id: str, staging: Staging, mode: Mode, *, hold: bool) -> Saved:
         """Save a running container; memory and files are taken in one frozen window.
+
+        What is saved goes to ``staging``, the files as a snapshot of its id.
 
         With ``hold`` it stays frozen and cut off from its clients afterwards, until
         :meth:`stop` (the checkpoint is committed) or :meth:`release` (it could not be).

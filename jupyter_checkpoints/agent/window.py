@@ -1,0 +1,113 @@
+"""The frozen window of a dump: CRIU has written all but the memory, and the processes stand still.
+
+A dump with ``--lazy-pages`` keeps private anonymous memory back, to serve it to another host. It is
+asked for none of it: while it waits, its processes are frozen and whole, and the agent takes from
+them what it needs. The dump waits at one end of a pair of sockets that nobody else can reach; when
+the agent closes the other end, or dies, the processes go on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import fcntl
+import os
+import socket
+import struct
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+#: Descriptors that a child inherits have this number at least: Go puts those of its own children
+#: (runc's CRIU) below.
+_LOWEST = 100
+#: page-xfer.c: struct page_server_iov, with the command PS_IOV_CLOSE.
+_CLOSE = struct.pack("<IIQQQ", 0x1023, 0, 0, 0, 0)
+
+
+class Window:
+    """The window of one dump, made before it is started. Used by one save."""
+
+    def __init__(self) -> None:
+        self._ours, theirs = socket.socketpair()
+        self._status, status = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        with theirs:
+            self._theirs = fcntl.fcntl(theirs, fcntl.F_DUPFD_CLOEXEC, _LOWEST)
+        self._done = fcntl.fcntl(status, fcntl.F_DUPFD_CLOEXEC, _LOWEST)
+        os.close(status)
+        self._kept = [self._theirs, self._done]
+
+    def give(self) -> list[int]:
+        """The descriptors that runc has to inherit; whoever starts it closes them here then."""
+        given, self._kept = self._kept, []
+        return given
+
+    @property
+    def options(self) -> tuple[str, ...]:
+        """What ``runc checkpoint`` has to be told."""
+        return "--lazy-pages", "--status-fd", str(self._done)
+
+    @property
+    def configuration(self) -> str:
+        """What CRIU's configuration has to say."""
+        return f"ps-socket {self._theirs}\n"
+
+    async def during(self, dump: Coroutine[Any, Any, object], take: Callable[[], None]) -> None:
+        """Run a dump, and ``take``, in a thread, while all stands still.
+
+        Raises whatever either does; the dump has ended then, and the processes go on.
+        """
+        running = asyncio.ensure_future(dump)
+        opened = asyncio.ensure_future(self._opened())
+        try:
+            await asyncio.wait([running, opened], return_when=asyncio.FIRST_COMPLETED)
+            if opened.done() and opened.result() and not running.done():
+                await self._in_thread(take)
+        except asyncio.CancelledError:
+            running.cancel()
+            raise
+        finally:
+            opened.cancel()
+            self._ours.close()
+            await asyncio.wait([opened, running])
+        running.result()
+
+    def close(self) -> None:
+        """Give back what is left of it."""
+        self._ours.close()
+        for fd in (*self.give(), self._status):
+            os.close(fd)
+
+    async def _in_thread(self, take: Callable[[], None]) -> None:
+        def work() -> None:
+            try:
+                take()
+            finally:
+                # At once, whatever else this process has to do.
+                self._release()
+
+        working = asyncio.ensure_future(asyncio.to_thread(work))
+        try:
+            await asyncio.shield(working)
+        finally:
+            await asyncio.wait([working])
+
+    async def _opened(self) -> bool:
+        """Wait until the images are written and all stands still; false if that never comes.
+
+        It never comes when all that have inherited what :meth:`give` gave are gone.
+        """
+        loop = asyncio.get_running_loop()
+        readable = asyncio.Event()
+        loop.add_reader(self._status, readable.set)
+        try:
+            await readable.wait()
+            return bool(os.read(self._status, 1))
+        finally:
+            loop.remove_reader(self._status)
+
+    def _release(self) -> None:
+        """Let the processes go on."""
+        # If the dump has ended: how, its status tells.
+        with contextlib.suppress(OSError):
+            self._ours.sendall(_CLOSE)
+        self._ours.close()

@@ -1,0 +1,102 @@
+"""Memory that reaches a checkpoint in the making before it is known where in it it belongs.
+
+Pages come from the processes themselves, in any order, some of them more than once. CRIU's images
+say later which of them make up which pages file.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from pathlib import Path
+
+import numpy as np
+
+from .pack import PAGE, Array, bytes_of
+
+#: In the place of a page's number in the file: nothing is known of it, it is zero, it is as in the
+#: checkpoint's parent.
+ABSENT, NOUGHT, KEPT = -1, -2, -3
+_NEW = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+
+
+class Intake:
+    """The pages that were taken so far. Safe to use from many threads.
+
+    Parameters
+    ----------
+    path:
+        A file for them, which is made with the first.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.pages = 0
+        """How many the file has."""
+        self.fd = -1
+        self._lock = threading.Lock()
+        #: By space, in the order in which they came: addresses of pages, and their numbers.
+        self._came: dict[str, list[tuple[Array, Array]]] = {}
+
+    def write(self, space: str, ranges: Array, content: Array) -> None:
+        """Take pages. Where some were taken before, these are the ones that count. Blocking.
+
+        Parameters
+        ----------
+        space:
+            Whose memory it is; see :class:`~.pagemap.Run`.
+        ranges:
+            Their addresses [start, stop), in pages: (n, 2).
+        content:
+            A row for each page.
+
+        Raises
+        ------
+        OSError
+            If they cannot be written.
+        """
+        stored = content.view(np.uint64).any(axis=1)
+        numbers = np.full(len(content), NOUGHT, np.int64)
+        if not stored.all():
+            content = content[stored]
+        with self._lock:
+            if self.fd < 0:
+                self.fd = os.open(self.path, _NEW, 0o600)
+            first, self.pages = self.pages, self.pages + len(content)
+            numbers[stored] = np.arange(first, self.pages)
+            self._came.setdefault(space, []).append((_each(ranges), numbers))
+        view, at = bytes_of(content), first * PAGE
+        while view:
+            count = os.pwrite(self.fd, view, at)
+            at += count
+            view = view[count:]
+
+    def keep(self, space: str, ranges: Array) -> None:
+        """Take pages as they are in the checkpoint's parent, unless they are written later."""
+        addresses = _each(ranges)
+        with self._lock:
+            numbers = np.full(len(addresses), KEPT, np.int64)
+            self._came.setdefault(space, []).append((addresses, numbers))
+
+    def numbers(self, space: str, addresses: Array) -> Array:
+        """For each address (in pages, ascending) the page's number, or what is in its place."""
+        found = np.full(len(addresses), ABSENT, np.int64)
+        if len(addresses):
+            for came, numbers in self._came.get(space, ()):
+                at = np.minimum(np.searchsorted(addresses, came), len(addresses) - 1)
+                known = addresses[at] == came
+                # Of an index that comes twice the last one counts.
+                found[at[known]] = numbers[known]
+        return found
+
+    def close(self) -> None:
+        """Let go of the file."""
+        if self.fd >= 0:
+            os.close(self.fd)
+            self.fd = -1
+
+
+def _each(ranges: Array) -> Array:
+    counts = ranges[:, 1] - ranges[:, 0]
+    before = np.cumsum(counts) - counts
+    return np.repeat(ranges[:, 0] - before, counts) + np.arange(int(counts.sum()))
