@@ -20,8 +20,8 @@ from typing import Any
 #: Descriptors that a child inherits have this number at least: Go puts those of its own children
 #: (runc's CRIU) below.
 _LOWEST = 100
-#: page-xfer.c: struct page_server_iov, with the command PS_IOV_CLOSE.
-_CLOSE = struct.pack("<IIQQQ", 0x1023, 0, 0, 0, 0)
+#: page-xfer.c: struct page_server_iov, with the command PS_IOV_FORCE_CLOSE.
+_CLOSE = struct.pack("<IIQQQ", 0x1024, 0, 0, 0, 0)
 
 
 class Window:
@@ -67,7 +67,8 @@ class Window:
             raise
         finally:
             opened.cancel()
-            self._ours.close()
+            with contextlib.suppress(OSError):
+                self._ours.shutdown(socket.SHUT_WR)
             await asyncio.wait([opened, running])
         running.result()
 
@@ -110,4 +111,5 @@ class Window:
         # If the dump has ended: how, its status tells.
         with contextlib.suppress(OSError):
             self._ours.sendall(_CLOSE)
-        self._ours.close()
+            # Not closed before the dump has ended: it answers.
+            self._ours.shutdown(socket.SHUT_WR)
