@@ -27,7 +27,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from itertools import pairwise
+from itertools import groupby, pairwise
 from pathlib import Path
 
 import msgspec
@@ -493,13 +493,14 @@ class DirectoryStaging(Staging):
         SaveFailed
             If a page was not taken.
         """
-        spaces = {run.space for run in runs}
-        addresses = np.concatenate([np.arange(r.address, r.address + r.pages) for r in runs])
-        owners = np.repeat([run.space for run in runs], [run.pages for run in runs])
-        numbers = np.full(len(addresses), ABSENT, np.int64)
-        for space in spaces:
-            mine = slice(None) if len(spaces) == 1 else owners == space
-            numbers[mine] = self._memory.numbers(space, addresses[mine])
+        numbers = np.full(sum(run.pages for run in runs), ABSENT, np.int64)
+        first = 0
+        for space, together in groupby(runs, key=lambda run: run.space):
+            found = self._memory.numbers(
+                space, np.concatenate([np.arange(r.address, r.address + r.pages) for r in together])
+            )
+            numbers[first : first + len(found)] = found
+            first += len(found)
         if missing := int((numbers == ABSENT).sum()):
             raise SaveFailed(
                 "Not all memory of the kernel was taken.",
@@ -516,7 +517,7 @@ class DirectoryStaging(Staging):
             file.truncate(len(numbers) * PAGE)
             cut = np.flatnonzero(np.diff(numbers) != 1) + 1
             for first, stop in pairwise([0, *cut.tolist(), len(numbers)]):
-                if numbers[first] >= 0:
+                if first < stop and numbers[first] >= 0:
                     copy_range(
                         *(self._memory.fd, int(numbers[first]) * PAGE),
                         *(file.fileno(), first * PAGE, (stop - first) * PAGE),
