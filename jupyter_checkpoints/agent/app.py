@@ -286,6 +286,7 @@ class AgentApp(JupyterApp):
                 tools,
                 *below,
                 lazy_resume=self.lazy_resume == "auto",
+                user_namespaces=self.user_namespaces,
                 host_config=self.extra_host_config,
             )
         else:

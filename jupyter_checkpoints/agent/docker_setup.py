@@ -33,7 +33,7 @@ def install_runtime(tools: Tools, directory: Path, requests: Path) -> tuple[Path
     requests:
         Where agents leave their requests; the runtime looks nowhere else.
     """
-    program, create = directory / "runtime", directory / "create.py"
+    program, create = directory / "runtime", directory / "create"
     words = {
         "@REQUESTS@": requests,
         "@PYTHON@": _python(),
@@ -46,11 +46,20 @@ def install_runtime(tools: Tools, directory: Path, requests: Path) -> tuple[Path
         if "'" in str(value):
             raise HostNotReady(f"{value} cannot be part of the runtime: it has a quote in it.")
         text = text.replace(word, str(value))
-    wanted = {program: (text, 0o755), create: ((_SOURCES / "create.py").read_text(), 0o644)}
+    package = create / "agent"
+    parts = {
+        create / "__main__.py": _SOURCES / "__main__.py",
+        package / "mounting.py": _SOURCES.with_name("mounting.py"),
+        package / "docker_runtime" / "create.py": _SOURCES / "create.py",
+    }
+    # The program last: it is what Docker knows.
+    wanted = {path: (source.read_text(), 0o644) for path, source in parts.items()}
+    wanted[program] = text, 0o755
     if all(p.is_file() and p.read_text() == content for p, (content, _) in wanted.items()):
         return program, False
-    directory.mkdir(parents=True, exist_ok=True)
-    directory.chmod(0o755)
+    (package / "docker_runtime").mkdir(parents=True, exist_ok=True)
+    for made in (directory, create, package, package / "docker_runtime"):
+        made.chmod(0o755)
     for path, (content, mode) in wanted.items():
         # By rename: Docker may be running the former one.
         temporary = path.with_suffix(".new")

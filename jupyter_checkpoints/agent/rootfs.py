@@ -12,7 +12,6 @@ plain copy, which cannot keep inode numbers.
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import errno
 import fcntl
 import logging
@@ -22,17 +21,14 @@ import shutil
 import struct
 import subprocess
 from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from ..errors import HostNotReady, InsufficientResources
 from ..layout import Layout
-from . import binds
-from .userns import as_user
+from . import mounting
 
 log = logging.getLogger(__name__)
-
-_LIBC = ctypes.CDLL(None, use_errno=True)
-_NOSUID, _NODEV = 2, 4
 
 _PATH = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C"}
 
@@ -454,7 +450,8 @@ def mount_overlay(lower: Path, layer: Path, target: Path) -> None:
     Raises :class:`InsufficientResources` if the disk is full.
     """
     target.mkdir(mode=0o755, parents=True, exist_ok=True)
-    _overlay(lower, layer, target, 0)
+    with _told(target):
+        _laid_over(layer, lambda: mounting.overlay(str(target), _options(lower, layer)))
 
 
 def mount_mapped_overlay(
@@ -466,43 +463,42 @@ def mount_mapped_overlay(
     file system cannot map ids.
     """
     target.mkdir(mode=0o755, parents=True, exist_ok=True)
-    parts = target.with_name("lower"), target.with_name("layer")
-    try:
-        for source, place in zip((lower, layer), parts, strict=True):
-            binds.attach(source, place, namespace)
-        # Whoever mounts is whom the overlay's own files belong to: root has no id in that mapping.
-        as_user(root, lambda: _overlay(*parts, target, _NOSUID | _NODEV))
-    finally:
-        # The overlay has clones of them.
-        for place in parts:
-            binds.detach(place)
-            with contextlib.suppress(FileNotFoundError):
-                place.rmdir()
-    if os.statvfs(target).f_flag & os.ST_RDONLY:
-        raise OSError(errno.EROFS, "the overlay cannot be written", os.fspath(target))
+    below, above = target.with_name("lower"), target.with_name("layer")
+    places = {str(below): str(lower), str(above): str(layer)}
+    # The overlay has clones of them.
+    with _told(target), mounting.attached(places, namespace):
+        options = _options(below, above)
+        _laid_over(layer, lambda: mounting.mapped_overlay(str(target), options, root))
 
 
-def _overlay(lower: Path, layer: Path, target: Path, flags: int) -> None:
+def _options(lower: Path, layer: Path) -> str:
     # With index and nfs_export every file has a handle, which makes inotify watches dumpable.
-    options = (
+    return (
         f"lowerdir={lower},upperdir={layer / 'upper'},workdir={layer / 'work'},"
         "index=on,nfs_export=on"
     )
-    # The system call itself: `mount` would take ten times as long, at every start.
-    strings = (b"overlay", os.fsencode(target), b"overlay")
-    if _LIBC.mount(*strings, flags, os.fsencode(options)) == 0:
-        return
-    code = ctypes.get_errno()
-    if code == errno.ESTALE:
+
+
+def _laid_over(layer: Path, mount: Callable[[], None]) -> None:
+    try:
+        mount()
+    except OSError as error:
+        if error.errno != errno.ESTALE:
+            raise
         # The layer comes from the other engine, or the image was removed and made again.
         forget_origins(layer)
-        if _LIBC.mount(*strings, 0, os.fsencode(options)) == 0:
-            return
-        code = ctypes.get_errno()
-    if code in (errno.ENOSPC, errno.EDQUOT):
-        raise InsufficientResources(
-            "The disk is full.",
-            reason=f"{target} could not be mounted",
-            hint="Free some space, or delete checkpoints.",
-        )
-    raise OSError(code, f"mount: {os.strerror(code)}", os.fspath(target))
+        mount()
+
+
+@contextlib.contextmanager
+def _told(target: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise InsufficientResources(
+                "The disk is full.",
+                reason=f"{target} could not be mounted",
+                hint="Free some space, or delete checkpoints.",
+            ) from error
+        raise

@@ -11,12 +11,10 @@ saved process comes from no checkpoint either: it is written anew for each resum
 
 from __future__ import annotations
 
-import ctypes
 import os
 import shutil
-import subprocess
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from fnmatch import filter as fnmatch_filter
 from fnmatch import fnmatch
@@ -26,13 +24,10 @@ from typing import Any
 from msgspec import Struct
 
 from ..errors import HostNotReady, ResumeFailed
-from . import binds
+from . import mounting
 from .identity import Identity
 from .subids import SIZE
 
-_LIBC = ctypes.CDLL(None, use_errno=True)
-_CAPABILITY_VERSION_3 = 0x20080522
-_ENV = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C"}
 #: As many mappings are kept ready; each is a descriptor.
 _KEPT = 64
 
@@ -137,28 +132,8 @@ class UserNamespaces:
 
 
 def _make(ids: IdMap) -> int:
-    """A namespace that lives as long as its descriptor: the process that made it ends."""
     try:
-        with subprocess.Popen(
-            ["unshare", "--user", "cat"],
-            env=_ENV,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            bufsize=0,
-        ) as child:
-            assert child.stdin is not None and child.stdout is not None
-            assert child.stderr is not None
-            child.stdin.write(b".")
-            # What comes back has passed a process that is in its namespace.
-            if child.stdout.read(1) != b".":
-                raise OSError(child.stderr.read().decode(errors="replace").strip())
-            for name, extents in (("uid_map", ids.uids), ("gid_map", ids.gids)):
-                lines = [f"{e.inside} {e.outside} {e.size}\n" for e in extents]
-                Path(f"/proc/{child.pid}/{name}").write_text("".join(lines))
-            descriptor = os.open(f"/proc/{child.pid}/ns/user", os.O_RDONLY | os.O_CLOEXEC)
-            child.stdin.close()
-            return descriptor
+        return mounting.user_namespace(*map(_lines, (ids.uids, ids.gids)))
     except OSError as error:
         raise HostNotReady(
             "A user namespace could not be made.",
@@ -167,33 +142,8 @@ def _make(ids: IdMap) -> int:
         ) from error
 
 
-def as_user(user: tuple[int, int], work: Callable[[], None]) -> None:
-    """Do something with a user's ids for all that concerns files, and root's capabilities.
-
-    In a thread of its own, whose credentials end with it. Blocking; raises what ``work`` raises.
-    """
-    failure: list[BaseException] = []
-
-    def run() -> None:
-        try:
-            _LIBC.setfsgid(user[1])
-            _LIBC.setfsuid(user[0])  # takes the capabilities that concern files with it
-            header = (ctypes.c_uint32 * 2)(_CAPABILITY_VERSION_3, 0)
-            sets = (ctypes.c_uint32 * 6)()
-            if _LIBC.capget(header, sets):
-                raise OSError(ctypes.get_errno(), "capget")
-            sets[0], sets[3] = sets[1], sets[4]  # effective, of permitted
-            if _LIBC.capset(header, sets):
-                raise OSError(ctypes.get_errno(), "capset")
-            work()
-        except BaseException as error:
-            failure.append(error)
-
-    thread = threading.Thread(target=run, name="as user")
-    thread.start()
-    thread.join()
-    if failure:
-        raise failure[0]
+def _lines(extents: tuple[Extent, ...]) -> str:
+    return "".join(f"{e.inside} {e.outside} {e.size}\n" for e in extents)
 
 
 def oci_mappings(extents: tuple[Extent, ...]) -> list[dict[str, Any]]:
@@ -226,7 +176,7 @@ def mapped_images(images: Path, ids: IdMap, namespace: int, directory: Path) -> 
     directory.mkdir(mode=0o711)
     directory.chmod(0o711)
     saved = directory / _SAVED
-    binds.attach(images, saved, namespace)
+    mounting.attach(os.fspath(images), os.fspath(saved), namespace)
     names = [path.name for path in images.iterdir()]
     for name in names:
         if not fnmatch(name, _MAPPINGS) and not fnmatch(name, _CLOCKS):
@@ -249,7 +199,7 @@ def mapped_images(images: Path, ids: IdMap, namespace: int, directory: Path) -> 
 
 def drop_images(directory: Path) -> None:
     """Unmount what :func:`mapped_images` has mounted, if it has. Blocking."""
-    binds.detach(directory / _SAVED)
+    mounting.detach(os.fspath(directory / _SAVED))
 
 
 def _mapping_entry(ids: IdMap) -> bytes:

@@ -15,6 +15,7 @@ from tests.agent.conftest import caller as caller
 from tests.agent.conftest import client as client
 from tests.agent.conftest import default_image as default_image
 from tests.agent.conftest import notebooks as notebooks
+from tests.agent.conftest import pytest_generate_tests as pytest_generate_tests
 from tests.agent.conftest import running_agent
 from tests.agent.conftest import users as users
 

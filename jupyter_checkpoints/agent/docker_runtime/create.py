@@ -11,6 +11,10 @@ own layer is the upper one. Docker's two layers of the container itself are left
 that is to be saved insists on the same lower layers at its resume. (They hold an empty working
 directory and empty files to mount on, which runc makes too.)
 
+Where the configuration has a user namespace, everything is mounted with its ids mapped, in a place
+of the agent's that root of the container may pass; what Docker takes for its root file system is
+the same mount.
+
 Only the standard library, and little of it: it runs isolated (``python -I -S``), and at every
 start of a kernel. Where anything is not as it has to be, nothing is created.
 """
@@ -26,6 +30,8 @@ import sys
 import time
 from collections.abc import Iterator
 from typing import Any, NoReturn
+
+from .. import mounting
 
 _LARGEST = 64 * 1024
 #: Global options of runc that take a value.
@@ -126,17 +132,98 @@ def merged(ours: dict[str, Any], theirs: dict[str, Any], root: str) -> dict[str,
         linux[name] = theirs["linux"][name]
     found = {**ours, "root": {"path": root, "readonly": False}, "linux": linux}
     found["annotations"] = {**theirs.get("annotations", {}), **ours["annotations"]}
-    if "hooks" in theirs:
-        found["hooks"] = theirs["hooks"]
+    hooks: dict[str, list[Any]] = {}
+    for more in (theirs.get("hooks") or {}, ours.get("hooks") or {}):
+        for moment, commands in more.items():
+            hooks[moment] = [*hooks.get(moment, []), *(commands or [])]
+    if hooks:
+        found["hooks"] = hooks
     return found
 
 
-def relay_root(root: str, layer: str, bundle: str) -> None:
-    """Replace Docker's mount at ``root`` by one of the same files, below the agent's layer.
+class Root:
+    """A container's root file system: where it is mounted, and what its ids are outside."""
+
+    def __init__(self, ours: dict[str, Any], docker_s: str) -> None:
+        self.docker_s = docker_s
+        """Where Docker has mounted one, and looks for it."""
+        linux = ours["linux"]
+        self._mappings = linux.get("uidMappings", []), linux.get("gidMappings", [])
+        self.mapped = bool(self._mappings[0])
+        self.path = ours["root"]["path"] if self.mapped else docker_s
+
+    @property
+    def owner(self) -> tuple[int, int]:
+        """Uid and gid outside of root inside."""
+        uid, gid = (next(m["hostID"] for m in ms if m["containerID"] == 0) for ms in self._mappings)
+        return int(uid), int(gid)
+
+    def user_namespace(self) -> int:
+        """A descriptor of one with the container's mappings."""
+        uids, gids = (
+            "".join(f"{m['containerID']} {m['hostID']} {m['size']}\n" for m in ms)
+            for ms in self._mappings
+        )
+        return mounting.user_namespace(uids, gids)
+
+
+def relay_root(root: Root, layer: str, bundle: str) -> None:
+    """Replace Docker's mount by one of the same files, below the agent's layer.
 
     Its propagation is what a mount in the agent's ``bundle`` would have: it is part of what is
     saved, and the embedded engine mounts there.
     """
+    base, lowers = _image_layers(root.docker_s)
+    libc = ctypes.CDLL(None, use_errno=True)
+    target = os.fsencode(root.docker_s)
+    if libc.umount2(target, 0) != 0:
+        raise OSError(ctypes.get_errno(), "umount", root.docker_s)
+    try:
+        if root.mapped:
+            _mount_mapped(root, base, lowers, layer)
+        else:
+            os.chdir(base)
+            mounting.overlay(root.path, _options(lowers, layer))
+    except OSError as error:
+        if error.errno == errno.ESTALE:
+            raise Refused(STALE) from None
+        raise
+    finally:
+        os.chdir("/")
+    propagation = _MS_SHARED if _is_shared(bundle) else _MS_PRIVATE
+    if libc.mount(None, os.fsencode(root.path), None, propagation, None) != 0:
+        raise OSError(ctypes.get_errno(), "mount", root.path)
+    if root.mapped:
+        # Docker copies files from and to it, and unmounts it at the end.
+        descriptor = os.open(root.path, os.O_PATH | os.O_CLOEXEC)
+        mounting.bind(descriptor, root.path, root.docker_s, mounting.NOSUID | mounting.NODEV)
+        os.close(descriptor)
+
+
+def _mount_mapped(root: Root, base: str, lowers: list[str], layer: str) -> None:
+    stage = os.path.dirname(root.path)
+    below, above = os.path.join(stage, "lower"), os.path.join(stage, "layer")
+    namespace = root.user_namespace()
+    # One mount for all of the image's layers: they are named from here.
+    with mounting.attached({below: base, above: layer}, namespace):
+        os.chdir(below)
+        mounting.mapped_overlay(root.path, _options(lowers, above), root.owner)
+        os.chdir("/")
+    os.close(namespace)
+
+
+def _options(lowers: list[str], layer: str) -> str:
+    found = (
+        f"lowerdir={':'.join(lowers)},upperdir={layer}/upper,workdir={layer}/work,"
+        "index=on,nfs_export=on"
+    )
+    if len(os.fsencode(found)) >= _PAGE:
+        raise Refused(f"the image has too many layers ({len(lowers)})")
+    return found
+
+
+def _image_layers(root: str) -> tuple[str, list[str]]:
+    """The directory that an image's layers are in, and their names from there, top first."""
     options = _overlay_at(root)
     if options is None:
         raise Refused(
@@ -155,27 +242,9 @@ def relay_root(root: str, layer: str, bundle: str) -> None:
     first = os.path.realpath(lowers.pop(0))
     if not lowers or (first.startswith(home) and not first.endswith("-init/diff")):
         raise Refused(f"{first} is not the layer that Docker lays over an image")
-    base = os.path.commonpath(lowers)
-    names = ":".join(os.path.relpath(lower, base) for lower in lowers)
-    data = (
-        f"lowerdir={names},upperdir={layer}/upper,workdir={layer}/work,index=on,nfs_export=on"
-    ).encode()
-    if len(data) >= _PAGE:
-        raise Refused(f"the image has too many layers ({len(lowers)})")
-    libc = ctypes.CDLL(None, use_errno=True)
-    target = os.fsencode(root)
-    if libc.umount2(target, 0) != 0:
-        raise OSError(ctypes.get_errno(), "umount", root)
-    os.chdir(base)
-    if libc.mount(b"overlay", target, b"overlay", 0, data) != 0:
-        code = ctypes.get_errno()
-        if code == errno.ESTALE:
-            raise Refused(STALE)
-        raise OSError(code, "mount", root)
-    os.chdir("/")
-    propagation = _MS_SHARED if _is_shared(bundle) else _MS_PRIVATE
-    if libc.mount(None, target, None, propagation, None) != 0:
-        raise OSError(ctypes.get_errno(), "mount", root)
+    # Docker names layers by short links; a mount that maps ids has to hold both ends of them.
+    base = os.path.commonpath([*lowers, *map(os.path.realpath, lowers)])
+    return base, [os.path.relpath(lower, base) for lower in lowers]
 
 
 def _is_shared(path: str) -> bool:
@@ -222,10 +291,12 @@ def run(requests: str, runc: str, path: str, arguments: Arguments) -> NoReturn:
         theirs = json.load(file)
     if theirs["process"].get("terminal"):
         raise Refused("a terminal cannot be saved: create the container without one")
-    root = os.path.realpath(os.path.join(arguments.bundle, theirs["root"]["path"]))
+    root = Root(ours, os.path.realpath(os.path.join(arguments.bundle, theirs["root"]["path"])))
     relay_root(root, request["layer"], bundle)
     with open(configuration, "w", encoding="utf-8") as file:
-        json.dump(merged(ours, theirs, root), file)
+        json.dump(merged(ours, theirs, root.path), file)
+    if root.mapped:
+        _give_pipes(*root.owner)
     # Where the agent finds the container when it saves it.
     with open(os.path.join(bundle, "runc-root"), "w", encoding="utf-8") as file:
         file.write(arguments.root)
@@ -249,10 +320,20 @@ def run(requests: str, runc: str, path: str, arguments: Arguments) -> NoReturn:
     restore = [
         *("restore", "--detach", *arguments.rest),
         *("--image-path", request["images"], "--work-path", os.path.join(bundle, "work")),
-        *("--tcp-established", "--file-locks", *(["--lazy-pages"] if request["lazily"] else [])),
+        *("--tcp-established", "--file-locks"),
+        *(["--lazy-pages"] if request["lazily"] else []),
+        # Its network is made by a hook then.
+        *(["--empty-ns", "network"] if root.mapped else []),
         arguments.container,
     ]
     os.execve(runc, [runc, *arguments.options, *restore], environment)
+
+
+def _give_pipes(uid: int, gid: int) -> None:
+    """Let the container open its output again by name, as ``/dev/stdout``."""
+    for fd in range(3):
+        if stat.S_ISFIFO(os.fstat(fd).st_mode):
+            os.fchown(fd, uid, gid)
 
 
 def main(argv: list[str]) -> int:
@@ -272,7 +353,3 @@ def main(argv: list[str]) -> int:
             with contextlib.suppress(OSError), open(log, "a", encoding="utf-8") as file:
                 file.write(line + "\n")
         return 1
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))

@@ -32,7 +32,7 @@ from msgspec import Struct
 from ... import layout as places
 from ...errors import CheckpointsError, HostNotReady, OperationTimeout
 from ...layout import INIT_PATH, Layout
-from .. import process
+from .. import process, userns
 from ..cgroup import Cgroup
 from ..docker_client import DockerFailed, DockerMissing, told
 from ..docker_images import DockerImages
@@ -108,6 +108,7 @@ class DockerEngine(EmbeddedEngine):
         criu_timeout: float,
         *,
         lazy_resume: bool = True,
+        user_namespaces: bool,
         host_config: Mapping[str, Any],
     ) -> None:
         super().__init__(
@@ -121,9 +122,8 @@ class DockerEngine(EmbeddedEngine):
             on_exit,
             criu_timeout,
             lazy_resume=lazy_resume,
-            user_namespaces=False,
+            user_namespaces=user_namespaces,
         )
-        self._unmapped = "Docker's containers have the host's user namespace."
         self.api = images.api
         self.docker_images = images
         self.host_config = dict(host_config)
@@ -185,6 +185,10 @@ class DockerEngine(EmbeddedEngine):
                 self._remove_container(container["Id"])
                 log.info("Removed a container of an earlier agent: %s", name)
 
+    def _image_files(self) -> Path:
+        with told():
+            return Path(self.api.info()["DockerRootDir"])
+
     async def close(self) -> None:
         self._closing.set()
         await super().close()
@@ -198,6 +202,8 @@ class DockerEngine(EmbeddedEngine):
 
     def _lay_out(self, spec: ContainerSpec, layer: Path, parts: _Parts, *, fresh: bool) -> None:
         """The runtime mounts the root file system; here the layer gets the init it may need."""
+        if parts.ids is not None:
+            parts.rootfs.mkdir(mode=0o755)
         if not fresh:
             return
         init = layer / "upper" / INIT_PATH.lstrip("/")
@@ -215,20 +221,39 @@ class DockerEngine(EmbeddedEngine):
         timeout: float,
     ) -> _Held:
         name = self._name(spec.kernel_id, int(bundle.name))
+        restores = source is not None and source.mode == "process"
+        images = None
+        if source is not None and restores:
+            images = await asyncio.to_thread(self._images, bundle, parts, source)
+        request = {
+            "instance": str(self.layout.run_dir),
+            "operation": self._operation(name),
+            "bundle": str(bundle),
+            "layer": str(self.pool.layer(name)),
+            "images": str(images or ""),
+            "lazily": "yes" if source is not None and restores and source.pages else "",
+        }
         try:
-            return await self._run(spec, name, bundle, source, timeout)
+            held = await self._run(spec, name, bundle, request, timeout)
         except DockerFailed as error:
             if STALE not in str(error):
                 raise
-        # The layer comes from the embedded engine, or Docker was given the image anew.
-        await asyncio.to_thread(self._destroy_processes, name)
-        await asyncio.to_thread(forget_origins, self.pool.layer(name))
-        return await self._run(spec, name, bundle, source, timeout)
+            # The layer comes from the embedded engine, or Docker was given the image anew.
+            await asyncio.to_thread(self._destroy_processes, name)
+            await asyncio.to_thread(forget_origins, self.pool.layer(name))
+            held = await self._run(spec, name, bundle, request, timeout)
+        await asyncio.to_thread(userns.drop_images, bundle / "images")
+        return held
 
     async def _run(
-        self, spec: ContainerSpec, name: str, bundle: Path, source: Source | None, timeout: float
+        self,
+        spec: ContainerSpec,
+        name: str,
+        bundle: Path,
+        request: dict[str, str],
+        timeout: float,
     ) -> _Held:
-        container = await asyncio.to_thread(self._create, spec, name, bundle, source)
+        container = await asyncio.to_thread(self._create, spec, name, request)
         operation = self._operation(name)
         starting = asyncio.ensure_future(asyncio.to_thread(self._start, container))
         # runc is no child of the agent's here; it is what carries the mark first.
@@ -256,7 +281,7 @@ class DockerEngine(EmbeddedEngine):
         pid = await asyncio.to_thread(self._find, name, container, bundle)
         return _Held(pid=pid, keeper=pid)
 
-    def _create(self, spec: ContainerSpec, name: str, bundle: Path, source: Source | None) -> str:
+    def _create(self, spec: ContainerSpec, name: str, request: dict[str, str]) -> str:
         """Make Docker's container, and leave word for the runtime what it is to be."""
         labels = {**self._labels(name), _ADDRESS: self.address(spec.kernel_id)}
         limits = spec.limits
@@ -293,14 +318,6 @@ class DockerEngine(EmbeddedEngine):
                 host_config=host_config,
             )
         container = str(made["Id"])
-        request = {
-            "instance": str(self.layout.run_dir),
-            "operation": self._operation(name),
-            "bundle": str(bundle),
-            "layer": str(self.pool.layer(name)),
-            "images": str(source.images) if source and source.mode == "process" else "",
-            "lazily": "yes" if source and source.pages else "",
-        }
         path = self.requests / container
         with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
             file.write(msgspec.json.encode(request))

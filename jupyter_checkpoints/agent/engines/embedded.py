@@ -39,7 +39,7 @@ from ...errors import (
 from ...layout import Layout
 from ...models import Finding, Mode
 from ...store.store import Staging
-from .. import binds, criu, monitor, oci, process, timers, userns
+from .. import binds, criu, monitor, mounting, oci, process, timers, userns
 from ..cgroup import Cgroup, cpu_seconds
 from ..identity import Identity
 from ..images import ImageStore
@@ -383,13 +383,12 @@ class EmbeddedEngine(Engine):
         ids = userns.id_map(Identity(uid=self.subids.first, gid=self.subids.first), 1)
         stage = self._stage(name)
         try:
-            self.layout.images.mkdir(mode=0o700, parents=True, exist_ok=True)
             layer = self.pool.create(name)
             stage.mkdir(mode=0o700)
             with self._namespaces.get(ids) as namespace:
-                parts = (self.layout.images, layer, stage / "rootfs", namespace, ids.root)
+                parts = (self._image_files(), layer, stage / "rootfs", namespace, ids.root)
                 mount_mapped_overlay(*parts)
-                binds.attach(self.layout.store, stage / "images", namespace)
+                mounting.attach(str(self.layout.store), str(stage / "images"), namespace)
         except (OSError, CheckpointsError) as error:
             return str(error)
         finally:
@@ -397,6 +396,11 @@ class EmbeddedEngine(Engine):
             shutil.rmtree(stage, ignore_errors=True)
             self.pool.delete_layer(name)
         return ""
+
+    def _image_files(self) -> Path:
+        """The directory, or one on the same file system, that images' files are in."""
+        self.layout.images.mkdir(mode=0o700, parents=True, exist_ok=True)
+        return self.layout.images
 
     async def close(self) -> None:
         for kernel in self._kernels.values():

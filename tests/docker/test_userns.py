@@ -1,0 +1,16 @@
+"""An ordinary user's kernel is root inside and the user outside, with Docker Engine, too."""
+
+from tests.agent import test_userns
+from tests.agent.test_userns import kernel as kernel
+from tests.agent.test_userns import launch as launch
+from tests.agent.test_userns import pytestmark as pytestmark
+
+test_it_is_the_user_outside = test_userns.test_it_is_the_user_outside
+test_what_it_writes_is_the_users = test_userns.test_what_it_writes_is_the_users
+test_what_the_user_may_not_it_may_not = test_userns.test_what_the_user_may_not_it_may_not
+test_what_root_inside_may_not = test_userns.test_what_root_inside_may_not
+test_nobody_outside_gets_at_its_files = test_userns.test_nobody_outside_gets_at_the_containers_files
+test_it_installs_into_its_own_files = test_userns.test_it_installs_into_its_own_files
+test_another_user_goes_on_from_a_copy = test_userns.test_another_user_goes_on_from_a_copy
+test_no_user_goes_on_with_roots_processes = test_userns.test_no_user_goes_on_with_roots_processes
+test_root_goes_on_as_the_user = test_userns.test_root_goes_on_as_the_user
