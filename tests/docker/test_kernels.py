@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import signal
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -16,8 +15,7 @@ from jupyter_checkpoints.client import AgentClient
 from jupyter_checkpoints.errors import HostNotReady, NotFound
 from jupyter_checkpoints.models import KernelModel, Limits, SaveRequest, StartRequest
 from tests.agent.agents import Agent, wait_until
-from tests.agent.callers import USER
-from tests.agent.cells import PATIENCE, CellError, run
+from tests.agent.cells import PATIENCE, run
 from tests.agent.kernels import KEY, connected, python_kernel
 from tests.agent.launch import Launch
 from tests.agent.launch import launch as launch
@@ -227,16 +225,3 @@ def _restart_with(agent: Agent, engine: str) -> None:
     agent.options = [o for o in agent.options if not o.startswith("--engine=")]
     agent.options.append(f"--engine={engine}")
     agent.start()
-
-
-async def test_an_ordinary_user_s_kernel(agent: Agent) -> None:
-    """It has that user's rights, inside and outside: there is no user namespace."""
-    kernel_id = str(uuid4())
-    async with AgentClient(agent.socket, user=USER) as client:
-        model = await client.start_kernel(python_kernel(kernel_id, detached=True))
-        async with connected(model) as channels:
-            assert await run(channels, "import os; os.getuid()") == str(USER)
-            assert os.stat(f"/proc/{model.pid}").st_uid == USER
-            with pytest.raises(CellError, match="PermissionError"):
-                await run(channels, "open('/root/file', 'w')")
-        await client.delete_kernel(kernel_id)
