@@ -292,8 +292,6 @@ class LeftOut(Struct, frozen=True):
     """A pagemap of a dump that has left memory where it is: that of one process."""
 
     image: Path
-    pid: int
-    """In the container."""
     file: str
     """The pages file, of which CRIU has written only what could not be left out."""
     lazy: Array
@@ -316,8 +314,7 @@ def left_out(images: Path) -> Iterator[LeftOut]:
         If the images cannot be understood.
     """
     for image in images.glob("pagemap-*.img"):
-        pid = image.stem.removeprefix("pagemap-")
-        if not pid.isdigit():
+        if not image.stem.removeprefix("pagemap-").isdigit():
             continue  # shared memory is written
         head, *rest = messages(image.read_bytes())
         lazy: list[tuple[int, int]] = []
@@ -330,7 +327,7 @@ def left_out(images: Path) -> Iterator[LeftOut]:
         if lazy:
             name = f"pages-{int(dict(wire(head))[1])}.img"
             yield LeftOut(
-                *(image, int(pid), name),
+                *(image, name),
                 *(np.array(found, np.int64).reshape(-1, 2) for found in (lazy, written)),
             )
 

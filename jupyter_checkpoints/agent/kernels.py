@@ -493,7 +493,9 @@ class KernelService:
         snapshot = False
         try:
             operation(Event(event="progress", stage="dump", total=memory))
-            saved = await self.engine.save(kernel_id, staging, mode, hold=request.stop)
+            saved = await self.engine.save(
+                kernel_id, staging, mode, parent=kernel.record.parent, hold=request.stop
+            )
             held, snapshot = request.stop, True
             # The dump itself is never broken off: CRIU is in the kernel's processes meanwhile.
             operation.check()

@@ -176,6 +176,16 @@ class Copy:
         self._writer.shutdown()
 
 
+def anonymous(pid: int) -> int:
+    """Bytes of anonymous memory of a process; 0 if it has ended."""
+    try:
+        lines = Path(f"/proc/{pid}/status").read_text(errors="replace").splitlines()
+    except OSError:
+        return 0
+    kilobytes = sum(int(x.split()[1]) for x in lines if x.startswith(("RssAnon:", "VmSwap:")))
+    return kilobytes * 1024
+
+
 def populated(pid: int) -> Array:
     """The private anonymous memory of a process that has pages. Blocking.
 

@@ -1,4 +1,4 @@
-"""Taking the memory of a container into a checkpoint in the making, in a dump's frozen window."""
+"""Taking the memory of a container into a checkpoint that is being made."""
 
 from __future__ import annotations
 
@@ -9,22 +9,42 @@ import numpy as np
 
 from ..store.store import Staging
 from . import criu, ranges
-from .memory import PAGE, PORTION, Copy, ProcessMemory
+from .memory import PAGE, PORTION, Copy, ProcessMemory, anonymous, populated
+from .ranges import Array
+from .watching import Watch
+
+#: Bytes of a process that are worth to be read while it runs; less is read while it stands still.
+_WORTH = 16 * 2**20
 
 
 class Taking:
     """The memory of one container on its way into one checkpoint. Used by one save.
 
-    All methods block, and are called one after the other: call them in a thread.
+    Most of it is read while the processes run, and what they write meanwhile once more while they
+    stand still. Methods block, and are called one after the other: call them in a thread.
+
+    Parameters
+    ----------
+    watch:
+        What was watched of the container's processes.
+    parent:
+        The checkpoint that ``staging`` was begun with.
     """
 
-    def __init__(self, staging: Staging) -> None:
+    def __init__(self, staging: Staging, watch: Watch, parent: str) -> None:
         self._staging = staging
+        self._watch = watch
+        self._inherits = bool(parent) and watch.checkpoint == parent
+        # Whatever comes of this save: what is watched from now on is not since that checkpoint.
+        watch.checkpoint = ""
         self._copy = Copy(staging.memory)
         self._left_out: list[criu.LeftOut] = []
+        #: By process, in the host's numbers: what of it is in the staging, as it was when the
+        #: watch was asked last.
+        self._known: dict[int, Array] = {}
 
-    def frozen(self, pids: Iterable[int]) -> None:
-        """Read what a dump has left out, while its processes stand still.
+    def ahead(self, pids: Iterable[int]) -> None:
+        """Read what there is while the processes run. May be called again before the next dump.
 
         Parameters
         ----------
@@ -34,15 +54,55 @@ class Taking:
         Raises
         ------
         OSError
+            If what was read cannot be written.
+        """
+        pids = list(pids)
+        self._watch.keep_only(set(pids))
+        for pid, space in _spaces(pids).items():
+            try:
+                self._ahead(pid, space)
+            except ProcessLookupError:
+                continue  # it has ended
+
+    def _ahead(self, pid: int, space: str) -> None:
+        if anonymous(pid) < _WORTH:
+            return
+        unchanged = self._watch.unchanged(pid)
+        if not self._watch.watches(pid):
+            return
+        known = self._known.pop(pid, None)
+        if known is None and self._inherits:
+            known = self._staging.inherited(space) * PAGE
+            known = ranges.intersection(known, unchanged)
+            self._staging.memory.keep(space, known // PAGE)
+        elif known is not None:
+            known = ranges.intersection(known, unchanged)
+        else:
+            known = ranges.EMPTY
+        with ProcessMemory(pid) as memory:
+            wanted = ranges.difference(populated(pid), known)
+            taken = self._copy.take(space, memory, wanted, all_of_it=False)
+        self._known[pid] = ranges.union(known, taken)
+
+    def frozen(self, pids: Iterable[int]) -> None:
+        """Read the rest of what a dump has left out, while its processes stand still.
+
+        Raises
+        ------
+        OSError
             If a process cannot be read, or what was read cannot be written.
         ValueError
             If the images cannot be understood.
         """
-        found = _by_container_pid(pids)
+        found = {space: pid for pid, space in _spaces(pids).items()}
         self._left_out = list(criu.left_out(self._staging.images))
         for process in self._left_out:
-            with ProcessMemory(found[process.pid]) as memory:
-                self._copy.take(process.space, memory, process.lazy, all_of_it=True)
+            pid = found[process.space]
+            known = self._known.get(pid, ranges.EMPTY)
+            known = ranges.intersection(known, self._watch.unchanged_of_frozen(pid))
+            with ProcessMemory(pid) as memory:
+                wanted = ranges.difference(process.lazy, known)
+                self._copy.take(process.space, memory, wanted, all_of_it=True)
 
     def finish(self) -> None:
         """Let the checkpoint have all memory, and the images look as if CRIU had written it.
@@ -64,21 +124,23 @@ class Taking:
                     self._staging.memory.write(process.space, portion // PAGE, rows)
             path.unlink()
             criu.mark_present(process.image)
+        self._watch.checkpoint = self._staging.id
 
     def close(self) -> None:
         """Let go of everything, also when the save has failed."""
         self._copy.close()
 
 
-def _by_container_pid(pids: Iterable[int]) -> dict[int, int]:
-    """The host's numbers of processes by those that they have in their container."""
+def _spaces(pids: Iterable[int]) -> dict[int, str]:
+    """What CRIU's images call the memory of processes."""
     found = {}
     for pid in pids:
         try:
             status = Path(f"/proc/{pid}/status").read_text(errors="replace")
         except OSError:
-            continue  # it has ended, or is about to be reaped
+            continue  # it has ended
         for line in status.splitlines():
             if line.startswith("NSpid:"):
-                found[int(line.split()[-1])] = pid
+                # As its container numbers it.
+                found[pid] = f"pagemap-{line.split()[-1]}"
     return found

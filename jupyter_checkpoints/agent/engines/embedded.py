@@ -53,6 +53,7 @@ from ..subids import SubordinateIds
 from ..taking import Taking
 from ..tools import Tools
 from ..userns import IdMap
+from ..watching import Watch
 from ..window import Window
 from .engine import (
     Adopted,
@@ -130,6 +131,8 @@ class _Kernel:
         """Removes the container that has ended by itself."""
         self.filling: asyncio.Task[None] | None = None
         """Waits until all of its memory is there."""
+        self.watch = Watch()
+        """What is known of what its container's processes write."""
 
 
 class _Held(Struct, frozen=True, kw_only=True):
@@ -406,6 +409,7 @@ class EmbeddedEngine(Engine):
         for kernel in self._kernels.values():
             self._unwatch(kernel)
             self._forget_filling(kernel)
+            await asyncio.to_thread(kernel.watch.close)
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await asyncio.to_thread(self._pagers.close)
         if self._spare is not None:
@@ -860,20 +864,29 @@ class EmbeddedEngine(Engine):
 
     # -- saving --------------------------------------------------------------------------------
 
-    async def save(self, kernel_id: str, staging: Staging, mode: Mode, *, hold: bool) -> Saved:
+    async def save(
+        self, kernel_id: str, staging: Staging, mode: Mode, *, parent: str, hold: bool
+    ) -> Saved:
+        await self.filled(kernel_id)
+        taking = Taking(staging, self._running(kernel_id).watch, parent)
         attempts = _SAVE_ATTEMPTS
-        while True:
-            attempts -= 1
-            try:
-                return await self._save(kernel_id, staging, mode, hold=hold)
-            except _Passing as passing:
-                if not attempts:
-                    raise passing.error from passing
-                log.info("Kernel %s is saved again: %s", kernel_id, passing.error.reason)
-                await asyncio.to_thread(_empty, staging.images)
-                await asyncio.sleep(_SAVE_PAUSE)
+        try:
+            while True:
+                attempts -= 1
+                try:
+                    return await self._save(kernel_id, staging, taking, mode, hold=hold)
+                except _Passing as passing:
+                    if not attempts:
+                        raise passing.error from passing
+                    log.info("Kernel %s is saved again: %s", kernel_id, passing.error.reason)
+                    await asyncio.to_thread(_empty, staging.images)
+                    await asyncio.sleep(_SAVE_PAUSE)
+        finally:
+            await asyncio.to_thread(taking.close)
 
-    async def _save(self, kernel_id: str, staging: Staging, mode: Mode, *, hold: bool) -> Saved:
+    async def _save(
+        self, kernel_id: str, staging: Staging, taking: Taking, mode: Mode, *, hold: bool
+    ) -> Saved:
         await self.filled(kernel_id)
         kernel = self._running(kernel_id)
         name = self._name(kernel_id, kernel.state.generation)
@@ -885,12 +898,14 @@ class EmbeddedEngine(Engine):
             # Inside the frozen window, like the files: what is used later is no part of the state.
             snapshot = f"cat {cpu_file} > {cpu_copy} || :\n{snapshot}"
         try:
+            if mode == "process" and self._windows:
+                await asyncio.to_thread(taking.ahead, await self.processes(kernel_id))
             if hold:
                 # Data that reached the sockets after the dump would be acknowledged and lost.
                 await self.network.disconnect(self._link(kernel))
                 await self._runc("pause", name)
             if mode == "process":
-                pause = await self._dump(kernel, staging, snapshot)
+                pause = await self._dump(kernel, staging, taking, snapshot)
             else:
                 pause = await self._snapshot(name, snapshot, frozen=hold)
         except BaseException as error:
@@ -929,7 +944,9 @@ class EmbeddedEngine(Engine):
         await asyncio.to_thread(self._cgroup(self._name(kernel_id, kernel.state.generation)).thaw)
         await self.network.activate(self._link(kernel))
 
-    async def _dump(self, kernel: _Kernel, staging: Staging, snapshot: str) -> float:
+    async def _dump(
+        self, kernel: _Kernel, staging: Staging, taking: Taking, snapshot: str
+    ) -> float:
         name = self._name(kernel.id, kernel.state.generation)
         bundle = self._bundle(kernel.id, kernel.state.generation)
         work = bundle / "dump"
@@ -951,7 +968,6 @@ class EmbeddedEngine(Engine):
             )
             return self._cgroup(name).memory()
 
-        taking = Taking(staging)
         try:
             size = await asyncio.to_thread(prepare)
             root, container = self._runc_state(name)
@@ -975,7 +991,6 @@ class EmbeddedEngine(Engine):
         finally:
             if window is not None:
                 window.close()
-            await asyncio.to_thread(taking.close)
         await asyncio.to_thread(timers.rearm, staging.images)
         return await asyncio.to_thread(criu.frozen_seconds, work)
 
@@ -1124,6 +1139,8 @@ class EmbeddedEngine(Engine):
         """The monitor leaves when its container has ended."""
         self._unwatch(kernel)
         self._forget_filling(kernel)
+        self._later(asyncio.to_thread(kernel.watch.close))
+        kernel.watch = Watch()
         if kernel.child is not None:
             kernel.child.wait()  # it has ended: this only reaps it
             kernel.child = None

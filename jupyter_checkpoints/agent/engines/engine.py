@@ -171,10 +171,13 @@ class Engine(ABC):
         """
 
     @abstractmethod
-    async def save(self, kernel_id: str, staging: Staging, mode: Mode, *, hold: bool) -> Saved:
+    async def save(
+        self, kernel_id: str, staging: Staging, mode: Mode, *, parent: str, hold: bool
+    ) -> Saved:
         """Save a running container; memory and files are taken in one frozen window.
 
-        What is saved goes to ``staging``, the files as a snapshot of its id.
+        What is saved goes to ``staging``, which was begun with the checkpoint ``parent``; the files
+        become a snapshot of its id.
 
         With ``hold`` it stays frozen and cut off from its clients afterwards, until
         :meth:`stop` (the checkpoint is committed) or :meth:`release` (it could not be).
