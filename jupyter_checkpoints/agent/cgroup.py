@@ -63,6 +63,36 @@ class Cgroup:
                 except OSError:
                     continue
 
+    def freeze_script(self) -> str:
+        """A shell script that freezes the processes, and waits a while until all stand still.
+
+        CRIU freezes them as well, but looks again only after a tenth of a second.
+        """
+        state, freezer = self._freezer()
+        if state == "FROZEN":
+            wait = f'read state < {freezer} && [ "$state" = FROZEN ]'
+        else:
+            wait = f"grep -q 'frozen 1' {freezer.with_name('cgroup.events')}"
+        return f"""echo {state} > {freezer}
+tries=0
+until {wait} || [ $tries -ge 1000 ]; do
+    tries=$((tries + 1))
+    [ $tries -lt 200 ] || sleep 0.01
+done"""
+
+    def thaw_script(self) -> str:
+        """A shell script that does what :meth:`thaw` does."""
+        state, freezer = self._freezer()
+        return f"echo {'THAWED' if state == 'FROZEN' else 0} > {freezer}"
+
+    def _freezer(self) -> tuple[str, Path]:
+        """What freezes the group when it is written, and to where: as runc has it."""
+        for state, name in (("FROZEN", "freezer.state"), ("1", "cgroup.freeze")):
+            for directory in self.directories():
+                if (directory / name).exists():
+                    return state, directory / name
+        raise FileNotFoundError(f"{self.path}: it cannot be frozen")
+
     def frozen(self) -> bool:
         for directory in self.directories():
             for name, running in (("freezer.state", "THAWED"), ("cgroup.freeze", "0")):

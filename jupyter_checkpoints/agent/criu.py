@@ -175,8 +175,7 @@ def configuration(
         False at the restore of anything but the kernel's last state in its own place: TCP
         connections come back closed. A dump always takes them alive.
     action_script:
-        Run by CRIU at each stage; for a dump it takes the file system's snapshot at
-        ``post-dump``, when all is written and every process is still frozen.
+        Run by CRIU at each stage, see :func:`action_script`.
     more:
         Further lines.
     """
@@ -188,9 +187,18 @@ def configuration(
     return "\n".join(lines) + "\n" + more
 
 
-def action_script(snapshot: str) -> str:
-    """The script that takes the snapshot inside the frozen window of a dump."""
-    return f'#!/bin/sh\n[ "$CRTOOLS_SCRIPT_ACTION" = post-dump ] || exit 0\n{snapshot}\n'
+def action_script(*, freeze: str, snapshot: str) -> str:
+    """The script that freezes the processes for a dump, and takes their files before they go on."""
+    return f"""#!/bin/sh
+case "$CRTOOLS_SCRIPT_ACTION" in
+pre-dump)
+{freeze}
+;;
+post-dump)
+{snapshot}
+;;
+esac
+"""
 
 
 def wire(data: bytes) -> Iterator[tuple[int, int | bytes]]:
@@ -240,19 +248,6 @@ def messages(data: bytes) -> Iterator[bytes]:
         size = int.from_bytes(data[at : at + 4], "little")
         yield data[at + 4 : at + 4 + size]
         at += 4 + size
-
-
-def frozen_seconds(work_dir: Path) -> float:
-    """How long the last dump in ``work_dir`` kept the processes frozen, from its ``stats-dump``.
-
-    stats.proto: stats_entry.dump = 1; dump_stats_entry: freezing_time = 1, frozen_time = 2 (µs).
-    """
-    for entry in entries(work_dir / "stats-dump"):
-        for number, value in wire(entry):
-            if number == 1 and isinstance(value, bytes):
-                times = dict(wire(value))
-                return (int(times.get(1, 0)) + int(times.get(2, 0))) / 1e6
-    return 0.0
 
 
 #: The image that names all open files.

@@ -162,8 +162,9 @@ async def run(
 ) -> str:
     """Run one command to its end and return what it printed (stdout and stderr together).
 
-    ``needs_children``: it is runc with CRIU, see :func:`end_if_bereft`. ``inherited``: descriptors
-    that it gets under the same numbers; they are closed here, whatever happens.
+    ``needs_children``: it is a shell that runs runc with CRIU, see :func:`end_if_bereft`.
+    ``inherited``: descriptors that it gets under the same numbers; they are closed here, whatever
+    happens.
 
     Raises
     ------
@@ -197,7 +198,9 @@ async def run(
         for fd in inherited:
             os.close(fd)
     watch = (
-        asyncio.ensure_future(end_if_bereft(lambda: process.pid, mark)) if needs_children else None
+        asyncio.ensure_future(end_if_bereft(lambda: runc_below(process.pid), mark))
+        if needs_children
+        else None
     )
     try:
         async with asyncio.timeout(timeout):

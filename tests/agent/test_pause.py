@@ -67,7 +67,6 @@ async def test_the_second_save_of_an_idle_kernel_takes_next_to_nothing(
         before = held(agent)
         second = await client.save(kernel.id, SaveRequest())
         assert held(agent) - before < 2 * MIB
-        print(first.pause_seconds, first.save_seconds, second.pause_seconds, second.save_seconds)
         code = "import hashlib; hashlib.sha256(data).hexdigest()"
         digest = await run(channels, code)
     for saved in (first, second):

@@ -905,7 +905,7 @@ class EmbeddedEngine(Engine):
                 await self.network.disconnect(self._link(kernel))
                 await self._runc("pause", name)
             if mode == "process":
-                pause = await self._dump(kernel, staging, taking, snapshot)
+                pause = await self._dump(kernel, staging, taking, snapshot, hold=hold)
             else:
                 pause = await self._snapshot(name, snapshot, frozen=hold)
         except BaseException as error:
@@ -945,18 +945,20 @@ class EmbeddedEngine(Engine):
         await self.network.activate(self._link(kernel))
 
     async def _dump(
-        self, kernel: _Kernel, staging: Staging, taking: Taking, snapshot: str
+        self, kernel: _Kernel, staging: Staging, taking: Taking, snapshot: str, *, hold: bool
     ) -> float:
         name = self._name(kernel.id, kernel.state.generation)
         bundle = self._bundle(kernel.id, kernel.state.generation)
         work = bundle / "dump"
         window = Window() if self._windows else None
+        frozen, thawed = work / "frozen", work / "thawed"
 
-        def prepare() -> int:
+        def prepare() -> tuple[str, int]:
             shutil.rmtree(work, ignore_errors=True)
             work.mkdir(mode=0o700)
             script = bundle / "snapshot.sh"
-            script.write_text(criu.action_script(snapshot))
+            freeze = f": > {frozen}\n{self._cgroup(name).freeze_script()}"
+            script.write_text(criu.action_script(freeze=freeze, snapshot=snapshot))
             script.chmod(0o700)
             (bundle / "criu.conf").write_text(
                 criu.configuration(
@@ -966,12 +968,15 @@ class EmbeddedEngine(Engine):
                     more=window.configuration if window is not None else "",
                 )
             )
-            return self._cgroup(name).memory()
+            thaw = "" if hold else self._cgroup(name).thaw_script()
+            return thaw, self._cgroup(name).memory()
 
         try:
-            size = await asyncio.to_thread(prepare)
+            thaw, size = await asyncio.to_thread(prepare)
             root, container = self._runc_state(name)
             dump = process.run(
+                # Whoever is killed meanwhile, the processes go on.
+                *("sh", "-c", f'"$@"; status=$?; : > {thawed}\n{thaw}\nexit $status', "sh"),
                 *(self.tools.runc, "--root", root, "checkpoint", "--leave-running"),
                 *("--image-path", staging.images, "--work-path", work),
                 *("--tcp-established", "--file-locks", *_OWN_NETWORK[kernel.state.user_namespace]),
@@ -992,7 +997,8 @@ class EmbeddedEngine(Engine):
             if window is not None:
                 window.close()
         await asyncio.to_thread(timers.rearm, staging.images)
-        return await asyncio.to_thread(criu.frozen_seconds, work)
+        # Files, as a shell can touch one without starting a process.
+        return await asyncio.to_thread(lambda: thawed.stat().st_mtime - frozen.stat().st_mtime)
 
     async def _snapshot(self, name: str, snapshot: str, *, frozen: bool) -> float:
         """Files only: the processes stand still for the moment of the snapshot."""
