@@ -1,6 +1,6 @@
 #!/bin/sh
 # What only the tests need: a file system to try every kind of pool on, JupyterHub's proxy, and
-# Docker Engine, which is not started here: tests start one of their own.
+# Docker Engine, the distribution's and the newest, which are not started here: tests start their own.
 set -eu
 cd "$(dirname "$0")/.."
 
@@ -22,3 +22,4 @@ if [ ! -e .venv/bin/configurable-http-proxy ]; then
     PATH="$PWD/.venv/bin:$PATH" npm install --silent --no-audit --no-fund \
         --global --prefix "$PWD/.venv" configurable-http-proxy@5
 fi
+.venv/bin/python -m tests.docker.newest || true

@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import fcntl
 import os
-import platform
-import re
 import shutil
 import subprocess
 import tempfile
@@ -20,7 +18,7 @@ from pathlib import Path
 
 from .. import layout
 from ..errors import HostNotReady
-from . import debian
+from . import debian, own_libraries
 from .tools import MINIMUM_CRIU, SETUP_HINT, child_environment, program_version, version_tuple
 
 #: CRIU comes from here: stable releases carry versions that are too old.
@@ -90,7 +88,7 @@ def install(tell: debian.Tell, prefix: Path = layout.CRIU_PREFIX) -> str:
                 tell=tell,
                 timeout=_INSTALL_SECONDS,
             )
-            criu = _bind_to_own_libraries(tree)
+            criu = _lay_out(tree)
             version = program_version(criu)
             if version_tuple(version) < MINIMUM_CRIU:
                 raise HostNotReady(
@@ -115,35 +113,10 @@ def installed_version(prefix: Path = layout.CRIU_PREFIX) -> str:
         return ""
 
 
-def _bind_to_own_libraries(tree: Path) -> Path:
-    """Make ``bin/criu`` of a tree use the tree's loader and libraries, and return it."""
+def _lay_out(tree: Path) -> Path:
+    """Keep of a tree what CRIU needs, bound to it, and return ``bin/criu``."""
     program = tree / "usr" / "sbin" / "criu"
-    multiarch = f"{platform.machine()}-linux-gnu"
-    directories = [
-        path
-        for path in (tree / "usr" / "lib" / multiarch, tree / "lib" / multiarch, tree / "usr/lib")
-        if path.is_dir()
-    ]
-    loaders = [
-        path for directory in directories for path in sorted(directory.glob("ld-linux*.so.*"))
-    ]
-    if not loaders:
-        raise HostNotReady(
-            "The CRIU package has an unknown layout",
-            reason=f"no dynamic loader for {platform.machine()} among Debian {SUITE}'s packages",
-            hint="Install CRIU 4.2 or newer yourself.",
-        )
-    loader = loaders[0]
-    # RPATH, not RUNPATH: only the former also holds for the libraries that libraries need.
-    _patchelf(
-        "--set-interpreter",
-        loader,
-        "--force-rpath",
-        "--set-rpath",
-        ":".join(map(str, directories)),
-        program,
-    )
-    _refuse_foreign_libraries(tree, loader, program)
+    own_libraries.bind(tree, [program])
     for entry in tree.iterdir():  # apt's state, empty /dev and /tmp: nobody needs them again
         if entry.name not in _KEPT:
             entry.unlink() if entry.is_symlink() else shutil.rmtree(entry)
@@ -152,50 +125,6 @@ def _bind_to_own_libraries(tree: Path) -> Path:
     link.parent.mkdir()
     link.symlink_to(os.path.relpath(program, link.parent))
     return link
-
-
-def _refuse_foreign_libraries(tree: Path, loader: Path, program: Path) -> None:
-    """A library from outside would be of another C library's make, and fail in mid-save."""
-    listed = subprocess.run(
-        [loader, "--list", program],
-        env=child_environment(),
-        capture_output=True,
-        text=True,
-        timeout=_CHECK_SECONDS,
-        check=False,
-    )
-    missing = re.findall(r"^\s*(\S+) => not found", listed.stdout, re.MULTILINE)
-    foreign = [
-        path
-        for path in re.findall(r"=> (/\S+) \(", listed.stdout)
-        if not Path(path).is_relative_to(tree)
-    ]
-    if listed.returncode != 0 or missing or foreign:
-        raise HostNotReady(
-            "CRIU's libraries are not complete",
-            reason=", ".join([*missing, *foreign]) or listed.stderr.strip(),
-            hint="Point apt at a complete Debian mirror, or install CRIU 4.2 or newer yourself.",
-        )
-
-
-def _patchelf(*arguments: object) -> None:
-    try:
-        done = subprocess.run(
-            ["patchelf", *map(str, arguments)],
-            env=child_environment(),
-            capture_output=True,
-            text=True,
-            timeout=_CHECK_SECONDS,
-            check=False,
-        )
-    except FileNotFoundError as error:
-        raise HostNotReady(
-            "patchelf is not installed", reason="it sets CRIU's library path", hint=SETUP_HINT
-        ) from error
-    if done.returncode != 0:
-        raise HostNotReady(
-            "patchelf failed on CRIU", reason=done.stderr.strip(), hint="Update patchelf."
-        )
 
 
 def _switch(prefix: Path, tree: Path) -> None:

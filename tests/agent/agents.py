@@ -62,6 +62,8 @@ class Agent:
             self.options.append("--engine=embedded")
         #: A program that runs the agent, if it is not to be run directly.
         self.runner: list[str] = []
+        #: Added to its environment.
+        self.env: dict[str, str] = {}
         self.process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -76,7 +78,7 @@ class Agent:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                env={**os.environ, **(env or {})},
+                env={**os.environ, **self.env, **(env or {})},
             )
         mark = f"listens on {self.socket}"
         before = self._starts(mark) if self.log.exists() else 0

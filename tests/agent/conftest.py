@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -32,12 +32,18 @@ def default_image() -> None:
 
 
 @contextmanager
-def running_agent(*options: str, data_dir: Path | None = None, subnet: str = "") -> Iterator[Agent]:
+def running_agent(
+    *options: str,
+    data_dir: Path | None = None,
+    subnet: str = "",
+    env: Mapping[str, str] | None = None,
+) -> Iterator[Agent]:
     """An agent with directories of its own; at its end nothing of any kernel may be left."""
     # Not one of pytest's own directories: a later session would delete it with what is mounted.
     root = Path(tempfile.mkdtemp(prefix="jupyter-checkpoints-test-"))
     root.chmod(0o711)  # as /run is: users get as far as the socket
     agent = Agent(root, *options, data_dir=data_dir, subnet=subnet)
+    agent.env.update(env or {})
     agent.start()
     try:
         yield agent

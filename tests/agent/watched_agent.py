@@ -5,12 +5,17 @@ Started by :class:`~.agents.Agent` as a program, with the agent's own command li
 
 from __future__ import annotations
 
+import os
 import socket
 
 from blockbuster import BlockBuster
 from tornado.tcpserver import TCPServer
 
+from jupyter_checkpoints.agent import tools
 from jupyter_checkpoints.agent.app import main
+
+#: A directory whose programs come before the host's.
+PROGRAMS = "TEST_PROGRAMS"
 
 _add_socket = TCPServer.add_socket
 
@@ -22,5 +27,7 @@ def _add_socket_and_watch(self: TCPServer, socket: socket.socket) -> None:
 
 
 if __name__ == "__main__":
+    if programs := os.environ.get(PROGRAMS):
+        tools._SYSTEM_PATH = f"{programs}:{tools._SYSTEM_PATH}"
     TCPServer.add_socket = _add_socket_and_watch  # type: ignore[method-assign]
     main()

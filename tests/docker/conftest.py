@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Iterator
 
 import pytest
 
-from jupyter_checkpoints.agent.rootfs import unmount_below
 from tests.agent.agents import Agent
 from tests.agent.conftest import anyio_backend as anyio_backend
 from tests.agent.conftest import caller as caller
@@ -19,31 +17,29 @@ from tests.agent.conftest import pytest_generate_tests as pytest_generate_tests
 from tests.agent.conftest import running_agent
 from tests.agent.conftest import users as users
 
-from .engine import DockerEngine, directory
+from . import newest
+from .engine import DockerEngine, running_engine
+
+#: Which Docker Engine is tested: the host's, or the newest with one of its image stores.
+DOCKER = os.environ.get("TEST_DOCKER", "host")
 
 
 @pytest.fixture(scope="session")
 def docker_engine() -> Iterator[DockerEngine]:
     if os.geteuid() != 0:
         pytest.skip("Docker Engine is run by root")
-    root = directory()
-    engine = DockerEngine(root)
-    try:
-        engine.start()
+    programs = None if DOCKER == "host" else newest.require()
+    with running_engine(programs, containerd_images=DOCKER == "newest-containerd") as engine:
         yield engine
-    finally:
-        engine.stop()
-        unmount_below(root)
-        shutil.rmtree(root)
 
 
 @pytest.fixture(scope="session")
 def agent(default_image: None, docker_engine: DockerEngine) -> Iterator[Agent]:
-    with running_agent(*docker_engine.options) as agent:
+    with running_agent(*docker_engine.options, env=docker_engine.agent_env) as agent:
         yield agent
 
 
 @pytest.fixture
 def private_agent(default_image: None, docker_engine: DockerEngine) -> Iterator[Agent]:
-    with running_agent(*docker_engine.options) as agent:
+    with running_agent(*docker_engine.options, env=docker_engine.agent_env) as agent:
         yield agent

@@ -3,35 +3,55 @@
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 import socket
 import subprocess
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import docker
+from msgspec.structs import replace
 
 from jupyter_checkpoints import layout
 from jupyter_checkpoints.agent.docker_setup import RUNTIME, install_runtime
+from jupyter_checkpoints.agent.rootfs import unmount_below
 from jupyter_checkpoints.agent.tools import find_tools
 from tests.agent.agents import wait_until
+from tests.agent.watched_agent import PROGRAMS
 
-_ENV = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"}
+_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
 class DockerEngine:
-    """containerd and dockerd with directories, sockets and configuration of their own."""
+    """containerd and dockerd with directories, sockets and configuration of their own.
 
-    def __init__(self, root: Path) -> None:
+    ``programs`` is a directory with those to use, runc among them, if not the host's.
+    ``containerd_images``: containerd's image store instead of ``overlay2`` (Docker 24 and newer).
+    """
+
+    def __init__(
+        self, root: Path, programs: Path | None = None, *, containerd_images: bool = False
+    ) -> None:
         self.root = root
+        self.programs = programs
         self.containerd: subprocess.Popen[bytes] | None = None
         self.dockerd: subprocess.Popen[bytes] | None = None
-        program, _ = install_runtime(find_tools(), root / "runtime", layout.REQUESTS)
+        tools = find_tools()
+        if programs is not None:
+            tools = replace(tools, runc=programs / "runc")
+        program, _ = install_runtime(tools, root / "runtime", layout.REQUESTS)
         self.daemon_json = root / "daemon.json"
-        self.daemon_json.write_text(
-            json.dumps({"runtimes": {RUNTIME: {"path": str(program)}}, "live-restore": True})
-        )
+        configuration: dict[str, Any] = {
+            "runtimes": {RUNTIME: {"path": str(program)}},
+            "live-restore": True,
+        }
+        if programs is not None:
+            configuration["features"] = {"containerd-snapshotter": containerd_images}
+        self.daemon_json.write_text(json.dumps(configuration))
         (root / "containerd.toml").write_text(
             f'version = 2\nroot = "{root}/containerd/root"\nstate = "{root}/containerd/state"\n'
             'disabled_plugins = ["io.containerd.grpc.v1.cri"]\n'
@@ -46,6 +66,11 @@ class DockerEngine:
     def options(self) -> tuple[str, str]:
         """What an agent has to be told to use it."""
         return "--engine=docker", f"--docker-host={self.url}"
+
+    @property
+    def agent_env(self) -> dict[str, str]:
+        """What the environment of such an agent has to say."""
+        return {PROGRAMS: str(self.programs)} if self.programs else {}
 
     def client(self) -> Any:
         return docker.DockerClient(base_url=self.url, version="auto", timeout=60)
@@ -95,8 +120,8 @@ class DockerEngine:
     def _run(self, program: str, *options: str) -> subprocess.Popen[bytes]:
         with (self.root / f"{program}.log").open("ab") as log:
             return subprocess.Popen(
-                [program, *options],
-                env=_ENV,
+                [self.programs / program if self.programs else program, *options],
+                env={"PATH": f"{self.programs}:{_PATH}" if self.programs else _PATH},
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -110,8 +135,25 @@ def _listens(path: Path) -> bool:
         return probe.connect_ex(str(path)) == 0
 
 
-def directory() -> Path:
+def _directory() -> Path:
     """Not one of pytest's own: a later session would delete it with what is mounted."""
     root = Path(tempfile.mkdtemp(prefix="jupyter-checkpoints-docker-"))
     root.chmod(0o711)
     return root
+
+
+@contextmanager
+def running_engine(
+    programs: Path | None = None, *, containerd_images: bool = False
+) -> Iterator[DockerEngine]:
+    root = _directory()
+    try:
+        engine = DockerEngine(root, programs, containerd_images=containerd_images)
+        try:
+            engine.start()
+            yield engine
+        finally:
+            engine.stop()
+    finally:
+        unmount_below(root)
+        shutil.rmtree(root)

@@ -14,11 +14,15 @@ from .engine import DockerEngine
 
 @pytest.fixture  # type: ignore[no-redef]
 def strict_agent(default_image: None, docker_engine: DockerEngine) -> Iterator[Agent]:
-    with running_agent(*docker_engine.options, "--AgentApp.orphan_grace=1") as agent:
+    with running_agent(
+        *docker_engine.options, "--AgentApp.orphan_grace=1", env=docker_engine.agent_env
+    ) as agent:
         yield agent
 
 
 @pytest.fixture  # type: ignore[no-redef]
 def impatient_agent(default_image: None, docker_engine: DockerEngine) -> Iterator[Agent]:
-    with running_agent(*docker_engine.options, "--AgentApp.criu_timeout=2") as agent:
+    with running_agent(
+        *docker_engine.options, "--AgentApp.criu_timeout=2", env=docker_engine.agent_env
+    ) as agent:
         yield agent
