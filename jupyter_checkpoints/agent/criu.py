@@ -311,36 +311,78 @@ def left_out(images: Path) -> Iterator[LeftOut]:
     for image in images.glob("pagemap-*.img"):
         if not image.stem.removeprefix("pagemap-").isdigit():
             continue  # shared memory is written
-        head, *rest = messages(image.read_bytes())
-        lazy: list[tuple[int, int]] = []
-        written: list[tuple[int, int]] = []
-        for entry in rest:
-            fields = dict(wire(entry))
-            pages = int(fields.get(5, 0) or fields[2])
-            ours = (int(fields[1]), int(fields[1]) + pages * _PAGE)
-            (written if int(fields.get(4, _PRESENT)) & _PRESENT else lazy).append(ours)
-        if lazy:
-            name = f"pages-{int(dict(wire(head))[1])}.img"
-            yield LeftOut(
-                *(image, name),
-                *(np.array(found, np.int64).reshape(-1, 2) for found in (lazy, written)),
-            )
+        pages_id, found = _pagemap(image.read_bytes())
+        lazy, written = found[found["flags"] == _LAZY], found[found["flags"] != _LAZY]
+        if len(lazy):
+            yield LeftOut(image, f"pages-{pages_id}.img", _addresses(lazy), _addresses(written))
+
+
+def _addresses(entries: Array) -> Array:
+    start = entries["address"]
+    return np.stack([start, start + entries["pages"] * _PAGE], axis=1)
+
+
+_ENTRY = np.dtype([("address", "<i8"), ("pages", "<i8"), ("flags", "<i8"), ("flags_at", "<i8")])
+
+
+def _pagemap(data: bytes) -> tuple[int, Array]:
+    """The number of the pages file of a pagemap, and its entries.
+
+    ``flags_at`` is the place in ``data``; the rest is as in the file.
+
+    pagemap.proto: pagemap_head.pages_id = 1; pagemap_entry: vaddr = 1, compat_nr_pages = 2,
+    flags = 4, nr_pages = 5. There may be very many, and a kernel stands still meanwhile: so all
+    are read at once.
+
+    Raises
+    ------
+    ValueError
+        If it makes no sense.
+    """
+    sizes = []
+    at = 8
+    while at < len(data):
+        sizes.append(int.from_bytes(data[at : at + 4], "little"))
+        at += 4 + sizes[-1]
+    if not sizes or at != len(data):
+        raise ValueError("it ends within an entry")
+    lengths = np.array(sizes[1:], np.int64)
+    rest = np.frombuffer(data, np.uint8, offset=8 + 4 + sizes[0])
+    starts = np.cumsum(lengths + 4) - lengths
+    own = np.ones(len(rest), bool)
+    own[(starts[:, None] - np.arange(1, 5)).ravel()] = False
+    encoded = rest[own].astype(np.int64)
+    entry = np.repeat(np.arange(len(lengths)), lengths)
+    # Nothing but numbers: seven bits in each byte, of which the last has no eighth one.
+    last = np.flatnonzero(encoded < 0x80)
+    first = np.concatenate([[0], last + 1])[: len(last)].astype(np.int64)
+    within = np.arange(len(encoded)) - np.repeat(first, last - first + 1)
+    parts = (encoded & 0x7F) << np.minimum(7 * within, 63)
+    numbers = np.add.reduceat(parts, first) if len(first) else parts
+    keys, values, owners = numbers[::2], numbers[1::2], entry[first[::2]]
+    if len(keys) != len(values) or (keys & 7).any():
+        raise ValueError("its entries are no numbers")
+    found = np.zeros(len(lengths), _ENTRY)
+    found["flags"] = _PRESENT
+    # The second way to tell how many pages there are replaces the first.
+    for number, name in ((1, "address"), (2, "pages"), (5, "pages"), (4, "flags")):
+        mine = keys == number << 3
+        found[name][owners[mine]] = values[mine]
+        if name == "flags":
+            where = 8 + 4 + sizes[0] + np.flatnonzero(own)[first[1::2]]
+            found["flags_at"][owners[mine]] = where[mine]
+    return int(dict(wire(data[12 : 12 + sizes[0]]))[1]), found
 
 
 def mark_present(image: Path) -> None:
     """Say in a pagemap that what was left out is there, as a dump does that leaves nothing out."""
     data = image.read_bytes()
-    entries = list(messages(data))
-    pieces = [len(entry).to_bytes(4, "little") + entry for entry in map(_marked, entries)]
+    _, found = _pagemap(data)
+    changed = np.frombuffer(data, np.uint8).copy()
+    changed[found["flags_at"][found["flags"] == _LAZY]] = _LAZY | _PRESENT
     temporary = image.with_suffix(".tmp")
-    temporary.write_bytes(data[:8] + b"".join(pieces))
+    temporary.write_bytes(changed.tobytes())
     temporary.replace(image)
-
-
-def _marked(entry: bytes) -> bytes:
-    # Of a number that comes twice the last one counts.
-    fields = dict(wire(entry))
-    return entry + bytes((4 << 3, _LAZY | _PRESENT)) if fields.get(4) == _LAZY else entry
 
 
 class SavedMemory(Struct, frozen=True):
@@ -353,23 +395,16 @@ class SavedMemory(Struct, frozen=True):
 
 
 def saved_memory(images: Path) -> Iterator[SavedMemory]:
-    """The pagemaps among process images; those that make no sense are left out.
-
-    pagemap.proto: pagemap_head.pages_id = 1; pagemap_entry: vaddr = 1, compat_nr_pages = 2,
-    flags = 4, nr_pages = 5.
-    """
+    """The pagemaps among process images; those that make no sense are left out."""
     for image in sorted(images.glob("pagemap-*.img")):
-        found = []
         try:
-            head, *rest = [dict(wire(entry)) for entry in entries(image)]
-            for fields in rest:
-                flags = int(fields.get(4, _PRESENT))
-                if flags & _PRESENT:
-                    pages = int(fields.get(5, 0) or fields.get(2, 0))
-                    found.append((int(fields[1]) // _PAGE, pages, bool(flags & _LAZY)))
-            yield SavedMemory(image.stem, f"pages-{int(head[1])}.img", found)
+            pages_id, found = _pagemap(image.read_bytes())
         except (ValueError, KeyError):
             continue
+        present = found[found["flags"] & _PRESENT != 0]
+        columns = (present["address"] // _PAGE, present["pages"], present["flags"] & _LAZY != 0)
+        listed = list(zip(*(column.tolist() for column in columns), strict=True))
+        yield SavedMemory(image.stem, f"pages-{pages_id}.img", listed)
 
 
 def memory(images: Path) -> dict[str, list[Run]]:

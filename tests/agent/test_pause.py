@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import AsyncIterator, Iterator
 from uuid import uuid4
 
@@ -10,6 +11,7 @@ import pytest
 
 from jupyter_checkpoints.agent import dirty
 from jupyter_checkpoints.client import AgentClient
+from jupyter_checkpoints.errors import SaveFailed
 from jupyter_checkpoints.models import CheckpointModel, SaveRequest, StartRequest
 
 from .agents import Agent
@@ -72,3 +74,151 @@ async def test_the_second_save_of_an_idle_kernel_takes_next_to_nothing(
     for saved in (first, second):
         assert (await client.verify(saved.id)).ok
         assert await resumed(client, saved, code) == digest
+
+
+#: A thread writes the next number into the next page and into a file, faster than any save. Each
+#: page must still have what was written into it one round before: then all are of one moment.
+WRITER = """
+import os, threading, numpy
+pages = numpy.zeros((10_000, 512), numpy.int64)
+log = os.open("/root/log", os.O_RDWR | os.O_CREAT | os.O_APPEND)
+turn, wrong, stopped = 0, [], threading.Event()
+def work():
+    global turn
+    while not stopped.is_set():
+        turn += 1
+        at = turn % len(pages)
+        if pages[at, 0] != max(0, turn - len(pages)):
+            wrong.append((turn, int(pages[at, 0])))
+        pages[at, 0] = turn
+        os.write(log, turn.to_bytes(8, "little"))
+writer = threading.Thread(target=work, daemon=True)
+writer.start()
+"""
+#: After two more rounds: what is wrong, and whether the file has each number once, in order.
+INSPECT = """
+import time
+end = turn + 2 * len(pages)
+while turn < end:
+    time.sleep(0.01)
+stopped.set()
+writer.join()
+numbers = numpy.fromfile("/root/log", numpy.int64)
+print(wrong, len(numbers) == turn and (numpy.diff(numbers) == 1).all())
+"""
+
+
+async def test_memory_and_files_are_of_one_moment(client: AgentClient) -> None:
+    """Of a kernel that never stops writing."""
+    kernel = await client.start_kernel(python_kernel(str(uuid4()), detached=True))
+    async with connected(kernel) as channels:
+        await run(channels, WRITER)
+        for _ in range(3):
+            saved = await client.save(kernel.id, SaveRequest())
+            assert await resumed(client, saved, INSPECT) == "[] True"
+        assert await run(channels, INSPECT) == "[] True"
+
+
+#: Memory of a kernel and of a child of it that is changed, moved, given back, and mapped anew.
+MEMORY = """
+import hashlib, mmap, os, random
+chance = random.Random(1)
+PAGE, PAGES = 4096, 8192
+
+class Memory:
+    def __init__(self):
+        self.areas = [self.map(PAGES) for _ in range(3)]
+
+    def map(self, pages):
+        flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
+        area = mmap.mmap(-1, pages * PAGE, flags=flags)
+        area[:] = chance.randbytes(len(area))
+        return area
+
+    def change(self):
+        for area in self.areas:
+            for _ in range(chance.randrange(300)):
+                at = chance.randrange(len(area) - 200)
+                area[at : at + 200] = chance.randbytes(200)
+        at = chance.randrange(3)
+        area = self.areas[at]
+        what = chance.randrange(5)
+        if what == 0:
+            area.resize(chance.choice([PAGES // 2, PAGES, PAGES * 2]) * PAGE)
+        elif what == 1:
+            start = chance.randrange(len(area) // PAGE // 2) * PAGE
+            area.madvise(mmap.MADV_DONTNEED, start, 500 * PAGE)
+        elif what == 2:
+            area.close()
+            self.areas[at] = self.map(PAGES)
+
+    def digest(self):
+        whole = hashlib.blake2b()
+        for area in self.areas:
+            whole.update(area)
+        return whole.hexdigest()
+
+memory = Memory()
+ask, asked = os.pipe()
+tell, told = os.pipe()
+if os.fork() == 0:
+    while command := os.read(ask, 1):
+        if command == b"c":
+            memory.change()
+        os.write(told, memory.digest().encode())
+    os._exit(0)
+
+def child(command):
+    os.write(asked, command)
+    return os.read(tell, 128).decode()
+"""
+DIGEST = "print(memory.digest(), child(b'd'))"
+
+
+async def test_every_generation_is_exact(client: AgentClient) -> None:
+    kernel = await client.start_kernel(python_kernel(str(uuid4()), detached=True))
+    async with connected(kernel) as channels:
+        await run(channels, MEMORY)
+        digests: list[tuple[CheckpointModel, str]] = []
+        for _ in range(20):
+            digest = await run(channels, f"memory.change(); child(b'c'); {DIGEST}")
+            digests.append((await client.save(kernel.id, SaveRequest()), digest))
+            assert await run(channels, DIGEST) == digest
+    # Every fifth one is looked at by the processes themselves, the last one among them.
+    for saved, digest in digests[4::5]:
+        assert (await client.verify(saved.id)).ok
+        assert await resumed(client, saved, DIGEST) == digest
+
+
+async def test_a_save_after_a_failed_one(agent: Agent, client: AgentClient) -> None:
+    """What was not written since a window counts only if that window has become a checkpoint."""
+    kernel = await client.start_kernel(python_kernel(str(uuid4()), detached=True))
+    async with connected(kernel) as channels:
+        await run(channels, MEMORY)
+        await client.save(kernel.id, SaveRequest())
+        await run(channels, "memory.change(); child(b'c')")
+        code = "import ctypes; queue = ctypes.CDLL(None).mq_open(b'/q', 0o102, 0o600, None)"
+        await run(channels, code)
+        with pytest.raises(SaveFailed, match="path=/q"):
+            await client.save(kernel.id, SaveRequest())
+        await run(channels, "os.close(queue)")
+        digest = await run(channels, DIGEST)
+        saved = await client.save(kernel.id, SaveRequest())
+        assert await resumed(client, saved, DIGEST) == digest
+        # The next agent knows nothing of what was written.
+        agent.restart(signal.SIGKILL)
+    async with AgentClient(agent.socket) as other, connected(kernel) as channels:
+        digest = await run(channels, f"memory.change(); child(b'c'); {DIGEST}")
+        saved = await other.save(kernel.id, SaveRequest())
+        assert await resumed(other, saved, DIGEST) == digest
+
+
+async def test_nobody_else_can_ask_for_the_memory(agent: Agent, client: AgentClient) -> None:
+    """CRIU would serve it to whoever connects first, on all of the host's addresses."""
+    kernel = await client.start_kernel(python_kernel(str(uuid4()), detached=True))
+    async with connected(kernel):
+        await client.save(kernel.id, SaveRequest())
+    log = (agent.layout.kernel(kernel.id) / "0" / "dump" / "dump.log").read_text(errors="replace")
+    assert "Starting lazy pages server" in log
+    assert "Reusing ps socket" in log
+    assert "Listening" not in log and "Binding" not in log
