@@ -201,7 +201,7 @@ async def test_a_save_after_a_failed_one(agent: Agent, client: AgentClient) -> N
         await run(channels, code)
         with pytest.raises(SaveFailed, match="path=/q"):
             await client.save(kernel.id, SaveRequest())
-        await run(channels, "os.close(queue)")
+        await run(channels, "os.close(queue); ctypes.CDLL(None).mq_unlink(b'/q')")
         digest = await run(channels, DIGEST)
         saved = await client.save(kernel.id, SaveRequest())
         assert await resumed(client, saved, DIGEST) == digest
