@@ -125,8 +125,11 @@ class Pack:
         except PackDamaged as error:
             self.close()
             raise PackDamaged(f"pack {pack_id}: {error}") from error
-        self.starts = self.table.what["start"]
+        # Copies, so that searching them does not step over all else in the table each time.
+        self.starts = np.ascontiguousarray(self.table.what["start"])
         self.ends = self.starts + self.table.what["pages"]
+        where = self.table.where
+        self._end = int((where["offset"] + where["stored"]).max()) if len(where) else 0
 
     def _table(self, index: Path) -> Table:
         """The one beside the pack, unless the pack was stored in another way since."""
@@ -160,9 +163,7 @@ class Pack:
 
     def complete(self) -> bool:
         """Whether the file is long enough for all its extents; cheap."""
-        where = self.table.where
-        end = int((where["offset"] + where["stored"]).max()) if len(where) else 0
-        return os.fstat(self._fd).st_size >= end
+        return os.fstat(self._fd).st_size >= self._end
 
     def read(self, first: int, buffer: memoryview) -> None:
         """Fill ``buffer`` (whole pages) from page ``first`` on; each byte is verified.
@@ -219,8 +220,9 @@ class Pack:
         PackDamaged
             If the pack does not have all of them.
         """
-        low = int(np.searchsorted(self.starts, first, "right")) - 1
-        high = int(np.searchsorted(self.starts, stop, "left"))
+        # Of the starts' own type, or all of them would be converted for each search.
+        low = int(np.searchsorted(self.starts, np.uint64(first), "right")) - 1
+        high = int(np.searchsorted(self.starts, np.uint64(stop), "left"))
         if low >= 0:
             ends = self.ends[low:high]
             if (ends[:-1] == self.starts[low + 1 : high]).all() and ends[-1] >= stop:
