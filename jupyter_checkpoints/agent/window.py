@@ -12,6 +12,7 @@ import asyncio
 import contextlib
 import fcntl
 import os
+import resource
 import socket
 import struct
 from collections.abc import Callable, Coroutine
@@ -22,6 +23,20 @@ from typing import Any
 _LOWEST = 100
 #: page-xfer.c: struct page_server_iov, with the command PS_IOV_FORCE_CLOSE.
 _CLOSE = struct.pack("<IIQQQ", 0x1024, 0, 0, 0, 0)
+
+
+#: CRIU holds all memory in pipes of a MiB while the window is open; pieces make for more of them.
+_PIPED = 2**20
+_SPARE_DESCRIPTORS = 512
+
+
+def affordable(memory: int) -> bool:
+    """Whether CRIU may have as many descriptors as a window needs for so many bytes of memory.
+
+    Without ``CAP_SYS_RESOURCE`` neither it nor the agent can have more than their hard limit.
+    """
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return most == resource.RLIM_INFINITY or 3 * memory // _PIPED + _SPARE_DESCRIPTORS <= most
 
 
 class Window:

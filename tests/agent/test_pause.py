@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import signal
 from collections.abc import AsyncIterator, Iterator
 from uuid import uuid4
@@ -222,3 +223,24 @@ async def test_nobody_else_can_ask_for_the_memory(agent: Agent, client: AgentCli
     assert "Starting lazy pages server" in log
     assert "Reusing ps socket" in log
     assert "Listening" not in log and "Binding" not in log
+
+
+async def test_more_memory_than_descriptors(private_agent: Agent) -> None:
+    """A host that lets CRIU have few descriptors: the kernel is saved as without a window."""
+    assert private_agent.process is not None
+    resource.prlimit(private_agent.process.pid, resource.RLIMIT_NOFILE, (900, 900))
+    async with AgentClient(private_agent.socket) as client:
+        kernel = await client.start_kernel(python_kernel(str(uuid4()), detached=True))
+        async with connected(kernel) as channels:
+            await run(channels, "import hashlib; data = bytearray(b'x' * (480 << 20))")
+            first = await client.save(kernel.id, SaveRequest())
+            await run(channels, "data[::4096] = bytes(len(data) // 4096)")
+            second = await client.save(kernel.id, SaveRequest())
+            # Then it has little enough, and builds on that.
+            await run(channels, "del data[64 << 20:]; data[5] = 9")
+            third = await client.save(kernel.id, SaveRequest())
+        code = "print(data[:4097].count(b'x'), data[5], len(data) >> 20)"
+        assert await resumed(client, first, code) == "4097 120 480"
+        assert await resumed(client, second, code) == "4095 120 480"
+        assert await resumed(client, third, code) == "4094 9 64"
+        await client.delete_kernel(kernel.id)

@@ -54,7 +54,7 @@ from ..taking import Taking
 from ..tools import Tools
 from ..userns import IdMap
 from ..watching import Watch
-from ..window import Window
+from ..window import Window, affordable
 from .engine import (
     Adopted,
     Container,
@@ -898,14 +898,18 @@ class EmbeddedEngine(Engine):
             # Inside the frozen window, like the files: what is used later is no part of the state.
             snapshot = f"cat {cpu_file} > {cpu_copy} || :\n{snapshot}"
         try:
-            if mode == "process" and self._windows:
+            has_window = self._windows and await asyncio.to_thread(
+                lambda: affordable(self._cgroup(name).memory())
+            )
+            if mode == "process" and has_window:
                 await asyncio.to_thread(taking.ahead, await self.processes(kernel_id))
             if hold:
                 # Data that reached the sockets after the dump would be acknowledged and lost.
                 await self.network.disconnect(self._link(kernel))
                 await self._runc("pause", name)
             if mode == "process":
-                pause = await self._dump(kernel, staging, taking, snapshot, hold=hold)
+                window = Window() if has_window else None
+                pause = await self._dump(kernel, staging, taking, snapshot, window, hold=hold)
             else:
                 pause = await self._snapshot(name, snapshot, frozen=hold)
         except BaseException as error:
@@ -945,12 +949,18 @@ class EmbeddedEngine(Engine):
         await self.network.activate(self._link(kernel))
 
     async def _dump(
-        self, kernel: _Kernel, staging: Staging, taking: Taking, snapshot: str, *, hold: bool
+        self,
+        kernel: _Kernel,
+        staging: Staging,
+        taking: Taking,
+        snapshot: str,
+        window: Window | None,
+        *,
+        hold: bool,
     ) -> float:
         name = self._name(kernel.id, kernel.state.generation)
         bundle = self._bundle(kernel.id, kernel.state.generation)
         work = bundle / "dump"
-        window = Window() if self._windows else None
         frozen, thawed = work / "frozen", work / "thawed"
 
         def prepare() -> tuple[str, int]:
