@@ -66,6 +66,12 @@ def _arguments() -> argparse.Namespace:
         help="GiB of random numbers, comma-separated (default: 0,0.25,1,4)",
     )
     parser.add_argument(
+        "--changed",
+        type=lambda text: [float(share) for share in text.split(",") if share],
+        default=[0.0, 0.01, 0.1],
+        help="shares of memory that change before further saves (default: 0,0.01,0.1)",
+    )
+    parser.add_argument(
         "--engine",
         choices=["embedded", "docker"],
         help="measure this engine, with an agent of its own (default: the host's agent)",
@@ -117,6 +123,11 @@ async def _measure_with(
         await measure.size(gib, directory, arguments.repeats, store, note)
         for gib in arguments.sizes
     ]
+    changes = [
+        change
+        for gib in arguments.sizes
+        for change in await measure.changes(gib, directory, arguments.changed, paths, note)
+    ]
     others: list[RivalResult] = []
     if not arguments.no_rivals:
         image = images["python3"]
@@ -127,7 +138,14 @@ async def _measure_with(
             rivals.Podman(directory, rootfs, image.env),
         ):
             others += await rival.measure(arguments.sizes, note)
-    return Report(host=host, results=results, start=start, rivals=others, cold=arguments.cold)
+    return Report(
+        host=host,
+        results=results,
+        changes=changes,
+        start=start,
+        rivals=others,
+        cold=arguments.cold,
+    )
 
 
 def _host(status: Status) -> Host:

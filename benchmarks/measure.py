@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from jupyter_checkpoints.client import connect
@@ -14,7 +14,7 @@ from jupyter_checkpoints.models import CheckpointModel
 
 from . import floor
 from .kernels import kernel
-from .results import SizeResult, StartResult
+from .results import ChangeResult, SizeResult, StartResult
 
 GIB = 2**30
 CONTAINER = "checkpoints-python3"
@@ -107,6 +107,49 @@ async def size(
         floor_read_s=read,
         repeats=repeats,
     )
+
+
+#: Writes into a share of all pages, here and there.
+CHANGE = """
+pages = data[:data.size // 512 * 512].reshape(-1, 512)
+some = np.random.default_rng().permutation(len(pages))[:int(len(pages) * {share})]
+pages[some, 0] += np.uint64(1)
+del pages, some
+"""
+
+
+async def changes(
+    gib: float, directory: Path, shares: Sequence[float], paths: Layout, note: Note
+) -> list[ChangeResult]:
+    """Save a kernel again and again, each time after a share of its memory has changed."""
+    results = []
+    async with kernel(CONTAINER, directory) as one, connect() as agent:
+        await one.run(FILL.format(count=int(gib * GIB) // 8) + "None")
+        saved = [await agent.save(one.id)]
+        for share in shares:
+            note(f"{gib:g} GiB, {share:.0%} changed")
+            await one.run(CHANGE.format(share=share) + "None")
+            before = await asyncio.to_thread(_held, paths)
+            began = time.perf_counter()
+            saved.append(await agent.save(one.id))
+            elapsed = time.perf_counter() - began
+            results.append(
+                ChangeResult(
+                    gib=gib,
+                    changed=share,
+                    pause_s=saved[-1].pause_seconds,
+                    save_s=elapsed,
+                    bytes_added=await asyncio.to_thread(_held, paths) - before,
+                )
+            )
+        for checkpoint in saved:
+            await agent.delete_checkpoint(checkpoint.id)
+    return results
+
+
+def _held(paths: Layout) -> int:
+    files = [*paths.store.rglob("*"), *paths.packs.rglob("*")]
+    return sum(path.stat().st_blocks * 512 for path in files if path.is_file())
 
 
 async def _floor(

@@ -35,6 +35,17 @@ class SizeResult(Struct, frozen=True, kw_only=True):
     repeats: int
 
 
+class ChangeResult(Struct, frozen=True, kw_only=True):
+    """A further save of a kernel, after a share of its pages was written, here and there."""
+
+    gib: float
+    changed: float
+    pause_s: float
+    save_s: float
+    bytes_added: int
+    """What the store holds more than before."""
+
+
 class StartResult(Struct, frozen=True, kw_only=True):
     """Starting a kernel, to its answer to ``kernel_info``; medians of alternating starts."""
 
@@ -76,6 +87,7 @@ class Report(Struct, frozen=True, kw_only=True):
 
     host: Host
     results: list[SizeResult]
+    changes: list[ChangeResult]
     start: StartResult | None
     rivals: list[RivalResult]
     cold: bool

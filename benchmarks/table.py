@@ -6,7 +6,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from .results import Report, RivalResult, SizeResult
+from .results import ChangeResult, Report, RivalResult, SizeResult
 
 
 def show(report: Report, console: Console) -> None:
@@ -24,6 +24,8 @@ def show(report: Report, console: Console) -> None:
             "or reading as many bytes, and nothing else, at best; "
             + ("all is read from the disk.\n" if report.cold else "all is read from memory.\n")
         )
+    if report.changes:
+        console.print(_changes(report.changes))
     if (start := report.start) is not None:
         console.print(
             f"[bold]Starting a kernel[/] takes {start.container_s / start.plain_s:.2f} times as "
@@ -62,6 +64,22 @@ def _sizes(results: list[SizeResult]) -> Table:
             _seconds(one.resume_all_touched_s),
             _mebibytes(one.bytes_held),
             *map(_seconds, (one.floor_write_s, one.floor_read_s)),
+        )
+    return table
+
+
+def _changes(changes: list[ChangeResult]) -> Table:
+    table = _table(
+        "Saving it again after a share of its pages has changed",
+        *("data\nGiB", "changed\n%", " pause\ns", " save\ns", "added\nMiB"),
+    )
+    for one in changes:
+        table.add_row(
+            f"{one.gib:g}",
+            f"{one.changed * 100:g}",
+            _seconds(one.pause_s),
+            _seconds(one.save_s),
+            f"{one.bytes_added / 2**20:.1f}",
         )
     return table
 
