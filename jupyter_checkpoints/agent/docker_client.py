@@ -13,6 +13,7 @@ from .docker_setup import RUNTIME
 #: The storage drivers whose layers can be laid under the agent's own: Docker's classic one, and
 #: that of containerd's image store.
 _DRIVERS = ("overlay2", "overlayfs")
+_SHIFTED = {"name=userns": "in a user namespace (userns-remap)", "name=rootless": "rootless"}
 #: A start may be a restore of many gigabytes; it is the caller who bounds it.
 _SECONDS = 24 * 3600.0
 USUAL_SOCKET = "unix:///var/run/docker.sock"
@@ -35,8 +36,8 @@ def connect(host: str) -> Any:
     Raises
     ------
     HostNotReady
-        If it cannot be used: no SDK, no answer, the runtime is not registered, or its storage
-        driver is none of those that are supported.
+        If it cannot be used: no SDK, no answer, the runtime is not registered, its storage
+        driver is none of those that are supported, or it shifts the owners of files.
     """
     try:
         import docker
@@ -61,6 +62,13 @@ def connect(host: str) -> Any:
             reason=f"The files of kernels can be saved with {' or '.join(_DRIVERS)}.",
             hint="Set `storage-driver` in Docker's daemon.json, or use the embedded engine.",
         )
+    for option, name in _SHIFTED.items():
+        if option in (info.get("SecurityOptions") or []):
+            raise HostNotReady(
+                f"Docker Engine is {name}, which is not supported.",
+                reason="The owners of images' files are not those that kernels are to see.",
+                hint="Use another Docker Engine, or the embedded engine.",
+            )
     return api
 
 

@@ -34,7 +34,12 @@ class DockerEngine:
     """
 
     def __init__(
-        self, root: Path, programs: Path | None = None, *, containerd_images: bool = False
+        self,
+        root: Path,
+        programs: Path | None = None,
+        *,
+        containerd_images: bool = False,
+        storage_driver: str = "overlay2",
     ) -> None:
         self.root = root
         self.programs = programs
@@ -49,6 +54,8 @@ class DockerEngine:
             "runtimes": {RUNTIME: {"path": str(program)}},
             "live-restore": True,
         }
+        if storage_driver != "overlay2":
+            configuration["storage-driver"] = storage_driver
         if programs is not None:
             configuration["features"] = {"containerd-snapshotter": containerd_images}
         self.daemon_json.write_text(json.dumps(configuration))
@@ -144,11 +151,16 @@ def _directory() -> Path:
 
 @contextmanager
 def running_engine(
-    programs: Path | None = None, *, containerd_images: bool = False
+    programs: Path | None = None,
+    *,
+    containerd_images: bool = False,
+    storage_driver: str = "overlay2",
 ) -> Iterator[DockerEngine]:
     root = _directory()
     try:
-        engine = DockerEngine(root, programs, containerd_images=containerd_images)
+        engine = DockerEngine(
+            root, programs, containerd_images=containerd_images, storage_driver=storage_driver
+        )
         try:
             engine.start()
             yield engine

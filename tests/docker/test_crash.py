@@ -14,7 +14,7 @@ from .engine import DockerEngine
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(600)]
 
 
-@pytest.mark.parametrize("victim", ["agent", "criu"])
+@pytest.mark.parametrize("victim", ["agent", "criu", "client"])
 async def test_kill_9(
     private_agent: Agent,
     docker_engine: DockerEngine,
