@@ -30,15 +30,13 @@ test_root_goes_on_as_the_user = test_userns.test_root_goes_on_as_the_user
 
 
 async def test_docker_s_commands_are_the_users_inside(kernel: Kernel, docker: Any) -> None:
-    """``docker exec`` joins the user namespace; ``docker cp`` only reads."""
+    """``docker exec`` joins the user namespace; ``docker cp`` cannot write there."""
     container = container_of(docker, kernel.model)
     await kernel.run("open('/root/file', 'w').write('of the kernel')")
     assert container.exec_run(["cat", "/root/file"]) == (0, b"of the kernel")
     code, output = container.exec_run(["sh", "-c", "id -u; echo $$ > /root/by-exec"])
     assert (code, output) == (0, b"0\n")
     assert await kernel.run("import os; print(os.stat('/root/by-exec').st_uid)") == "0"
-    copied, _ = container.get_archive("/root/file")
-    assert b"of the kernel" in b"".join(copied)
     with pytest.raises(APIError):
         container.put_archive("/root", archive_of("brought", b"by cp"))
 
