@@ -12,6 +12,7 @@ import subprocess
 import sys
 import threading
 import time
+import traceback
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -339,5 +340,7 @@ def _run_pair(connection: socket.socket, extents: dict[int, list[Extent]], repor
 
     try:
         os._exit(pair.run(work))
+    except BaseException:
+        traceback.print_exc()
     finally:
         os._exit(99)
