@@ -155,6 +155,10 @@ class Pack:
             os.close(self._fd)
             self._fd = -1
 
+    def is_in(self, fd: int) -> bool:
+        """Whether this is the file that the pack is read from."""
+        return os.path.sameopenfile(self._fd, fd)
+
     def plain(self, low: int, high: int) -> bool:
         """Whether these extents are as they are in the file, each page at its number."""
         where = self.table.where[low:high]

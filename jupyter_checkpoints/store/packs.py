@@ -225,6 +225,10 @@ class PackStore(DirectoryStore):
         if pack is None or not link(pack_path(self.packs, pack.id), target):
             return False
         with opened(target) as fd:
+            if not pack.is_in(fd):
+                # It was compressed meanwhile: its file is not the one that was looked at.
+                target.unlink()
+                return False
             for start, count, owner, _ in source.map.between(file.first, file.first + file.pages):
                 if owner == ZERO and not _is_zero(fd, start - file.first, count):
                     target.unlink()

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from jupyter_checkpoints.errors import CheckpointDamaged, CheckpointsError, Conflict
 from jupyter_checkpoints.models import RepairReport
 from jupyter_checkpoints.store.changes import MAX_PACKS
-from jupyter_checkpoints.store.directory import DirectoryStore
+from jupyter_checkpoints.store.directory import DirectoryStore, link
 from jupyter_checkpoints.store.pack import PAGE
 from jupyter_checkpoints.store.packs import PackStore
 from jupyter_checkpoints.store.pagemap import Run
@@ -557,6 +557,22 @@ def test_readers_go_on_while_it_is_compressed(store: PackStore) -> None:
             store.compress(0)
         stop.set()
         assert reading.result() > 0
+
+
+def test_a_pack_that_is_compressed_meanwhile_is_not_taken_for_a_pages_file(
+    store: PackStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its old file was looked at, and its new one has the name."""
+    files = {"pages-1.img": bytes(compressible_pages(2000))}
+    save(store, "c1", files)
+
+    def slow_link(source: Path, target: Path) -> bool:
+        assert store.compress(0) > 0
+        return link(source, target)
+
+    monkeypatch.setattr("jupyter_checkpoints.store.packs.link", slow_link)
+    store.materialise("c1", tmp_path)
+    assert (tmp_path / "pages-1.img").read_bytes() == files["pages-1.img"]
 
 
 def _reading(store: PackStore, files: dict[str, bytes], stop: threading.Event) -> int:
