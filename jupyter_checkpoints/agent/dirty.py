@@ -19,8 +19,6 @@ import os
 import platform
 import socket
 import struct
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -28,6 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from . import inject
+from .process import start_isolated
 
 _USERFAULTFD = 323
 _API, _REGISTER = 0xC018AA3F, 0xC020AA00
@@ -181,15 +180,7 @@ def _userfaultfd_of(pid: int) -> int:
     ours, theirs = socket.socketpair()
     with ours:
         with theirs:
-            child = subprocess.Popen(
-                [sys.executable, "-I", "-S", inject.__file__, str(pid)],
-                stdin=theirs.fileno(),
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,
-                env={},
-                cwd="/",
-                start_new_session=True,
-            )
+            child = start_isolated(inject.__file__, theirs, str(pid))
         ours.settimeout(_SECONDS)
         try:
             said, fds, _, _ = socket.recv_fds(ours, 1000, 1)

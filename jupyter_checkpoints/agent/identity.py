@@ -15,7 +15,6 @@ import pwd
 import socket
 import stat
 import subprocess
-import sys
 import threading
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
@@ -26,6 +25,7 @@ from msgspec import Struct
 from ..errors import CheckpointsError, HostNotReady, InvalidRequest, NotAllowed
 from ..models import Mount
 from . import opener
+from .process import start_isolated
 
 _FOREIGN = (errno.EACCES, errno.EPERM)
 
@@ -237,15 +237,7 @@ class PathOpener:
     def _start(self) -> None:
         ours, theirs = socket.socketpair()
         with theirs:
-            self._helper = subprocess.Popen(
-                [sys.executable, "-I", "-S", opener.__file__],
-                stdin=theirs.fileno(),
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,
-                env={},
-                cwd="/",
-                start_new_session=True,
-            )
+            self._helper = start_isolated(opener.__file__, theirs)
         self._control = ours
 
     def _stop(self) -> None:

@@ -12,6 +12,9 @@ import ctypes
 import logging
 import os
 import signal
+import socket
+import subprocess
+import sys
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -27,6 +30,24 @@ _MARK_ROOM = 120
 #: that is merely kept from the processor waits for its child in time.
 _LOOK_SECONDS = 0.5
 _LOOKS = 10
+
+
+def start_isolated(
+    program: str, control: socket.socket, *arguments: str
+) -> subprocess.Popen[bytes]:
+    """Run a file of ours with nothing but the standard library; ``control`` is its input.
+
+    It is no part of an operation, and outlives what its parent is told to end. Blocking.
+    """
+    return subprocess.Popen(
+        [sys.executable, "-I", "-S", program, *arguments],
+        stdin=control.fileno(),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        env={},
+        cwd="/",
+        start_new_session=True,
+    )
 
 
 class CommandFailed(Exception):

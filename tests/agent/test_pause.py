@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import resource
 import signal
-from collections.abc import AsyncIterator, Iterator
 from uuid import uuid4
 
 import pytest
@@ -17,8 +16,9 @@ from jupyter_checkpoints.models import CheckpointModel, SaveRequest, StartReques
 
 from .agents import Agent
 from .cells import run
-from .conftest import running_agent
 from .kernels import connected, python_kernel
+from .test_lazy import agent as agent
+from .test_lazy import client as client
 
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(300)]
 
@@ -26,21 +26,6 @@ watched = pytest.mark.skipif(
     os.geteuid() != 0 or not dirty.available(), reason="this kernel cannot tell what is written"
 )
 MIB = 2**20
-
-
-@pytest.fixture(scope="module")
-def agent(default_image: None) -> Iterator[Agent]:
-    """One that these tests may kill."""
-    with running_agent() as agent:
-        yield agent
-
-
-@pytest.fixture
-async def client(agent: Agent) -> AsyncIterator[AgentClient]:
-    async with AgentClient(agent.socket) as client:
-        yield client
-        for kernel in await client.kernels():
-            await client.delete_kernel(kernel.id)
 
 
 async def resumed(client: AgentClient, saved: CheckpointModel, code: str) -> str:

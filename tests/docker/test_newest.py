@@ -49,12 +49,6 @@ def agent(default_image: None, docker_engine: DockerEngine) -> Iterator[Agent]:
         yield agent
 
 
-@pytest.fixture
-def private_agent(default_image: None, docker_engine: DockerEngine) -> Iterator[Agent]:
-    with running_agent(*docker_engine.options, env=docker_engine.agent_env) as agent:
-        yield agent
-
-
 async def test_it_is_the_newest(agent: Agent, docker: Any, store: str) -> None:
     """With every part of it: otherwise the tests here would say nothing."""
     assert int(docker.version()["Version"].partition(".")[0]) >= 28
