@@ -21,7 +21,6 @@ import logging
 import os
 import shutil
 import threading
-import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -36,6 +35,7 @@ from .. import process, userns
 from ..cgroup import Cgroup
 from ..docker_client import DockerFailed, DockerMissing, told
 from ..docker_images import DockerImages
+from ..docker_log import DockerLog
 from ..docker_runtime.create import STALE
 from ..docker_setup import RUNTIME
 from ..monitor import Log
@@ -72,6 +72,8 @@ HOST_CONFIG = frozenset(
 _INIT = Path("/usr/bin/tini-static")
 _EXIT_SECONDS = 20
 _DRAIN_SECONDS = 5.0
+# How often Docker's log of a kernel is looked at: while there is output, and while there is none.
+_LOOK_SECONDS = (0.05, 0.4)
 
 
 class _Place(Struct, frozen=True, kw_only=True):
@@ -366,33 +368,52 @@ class DockerEngine(EmbeddedEngine):
 
     def _follow(self, name: str, pid: int, pid_start: int, path: Path) -> None:
         """Copy what Docker has logged into the kernel's own log, which holds all generations."""
-        place = self._places[name]
-        # What was written before came from an earlier generation, or to an earlier agent.
-        since: float | None = None
+        container = self._places[name].container
+        # How far an earlier agent has come.
         marker = path.with_name(f"log-of-{name.rpartition('.')[2]}")
-        if marker.exists():
-            since = path.stat().st_mtime
-        marker.touch(mode=0o600)
+        position = os.open(marker, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         copy = Log(str(path), _LOG_SIZE, _LOG_FILES)
-        while not self._closing.is_set():
-            alive = process.start_time(pid) == pid_start
-            try:
-                with told():
-                    for data in self.api.logs(
-                        place.container, stream=True, follow=True, since=since
-                    ):
-                        copy.write(data)
-                        since = time.time()
-            except (DockerFailed, CheckpointsError) as error:
-                log.debug("Docker's log of %s has broken off: %s", name, error)
-                if isinstance(error, DockerMissing):
+        logged: DockerLog | None = None
+        wait = _LOOK_SECONDS[0]
+        ended = False
+        try:
+            while not self._closing.is_set():
+                try:
+                    if logged is None:
+                        with told():
+                            found = self.api.inspect_container(container)
+                        driver = found["HostConfig"]["LogConfig"]
+                        if driver["Type"] != "json-file":
+                            copy.write(f"Docker hands the output to {driver['Type']}.\n".encode())
+                            break
+                        files = int(driver["Config"].get("max-file", 1))
+                        last = os.pread(position, 64, 0).decode()
+                        logged = DockerLog(Path(found["LogPath"]), files, last)
+                    if not ended and process.start_time(pid) != pid_start:
+                        # When the Engine has seen the end it has written all there was.
+                        with told():
+                            self.api.wait(container, timeout=_EXIT_SECONDS)
+                        ended = True
+                except DockerMissing:
+                    ended = True
+                except (DockerFailed, CheckpointsError) as error:
+                    log.debug("Docker does not tell about %s now: %s", name, error)
+                if logged is not None and (data := logged.read()):
+                    copy.write(data)
+                    os.pwrite(position, f"{logged.position:<63}\n".encode(), 0)
+                    wait = _LOOK_SECONDS[0]
+                elif ended:
                     break
-            if not alive:
-                break
-            # Docker restarts, or the container has just ended: then the rest comes.
-            self._closing.wait(0.2)
-        os.close(copy.fd)
-        marker.unlink(missing_ok=True)
+                else:
+                    self._closing.wait(wait)
+                    wait = min(2 * wait, _LOOK_SECONDS[1])
+        finally:
+            os.close(position)
+            os.close(copy.fd)
+            if logged is not None:
+                logged.close()
+        if ended:
+            marker.unlink(missing_ok=True)
 
     def _end_of(self, kernel: _Kernel) -> tuple[int, str]:
         name = self._name(kernel.id, kernel.state.generation)
