@@ -1,7 +1,7 @@
-"""``python -m benchmarks [--json] [--sizes 0,0.25,1,4]``: measure on this machine, now.
+"""``python -m benchmarks [--json] [--sizes 0,1,4,8]``: measure on this machine, now.
 
-Needs what ``make lab`` sets up: an agent (one is started for root if none answers), the kernelspecs
-``checkpoints-python3`` and ``python3``. Other tools are measured where they are installed.
+Needs what ``jupyter-checkpoints setup`` sets up. An agent with data of its own is started for it.
+Other tools are measured where they are installed.
 """
 
 from __future__ import annotations
@@ -12,20 +12,24 @@ import os
 import platform
 import sys
 import tempfile
+from collections.abc import Awaitable
 from pathlib import Path
+from typing import TypeVar
 
 import msgspec
-from jupyter_client.kernelspec import NoSuchKernel
+import psutil
 from rich.console import Console
+from rich.markdown import Markdown
 
-from jupyter_checkpoints import layout
 from jupyter_checkpoints.client import connect
 from jupyter_checkpoints.errors import CheckpointsError
 from jupyter_checkpoints.models import Status
 
-from . import measure, rivals, table
-from .agent import agent_with
-from .results import Host, Report, RivalResult
+from . import many, measure, rivals, tables
+from .agent import Agent, agent_with
+from .results import Host, Missing, Report
+
+T = TypeVar("T")
 
 
 def main() -> None:
@@ -41,17 +45,14 @@ def main() -> None:
                 status.update(f"Measuring: {text}")
 
         try:
-            report = asyncio.run(_measure(arguments, note))
+            report = asyncio.run(_measured(arguments, note))
         except CheckpointsError as error:
             errors.print(str(error))
             sys.exit(error.exit_code)
-        except NoSuchKernel as error:
-            errors.print(f"{error}. Run `make lab ARGS=--check` first.")
-            sys.exit(1)
     if arguments.json:
         print(msgspec.json.encode(report).decode())
     else:
-        table.show(report, Console())
+        Console().print(Markdown(tables.markdown(report)))
 
 
 def _arguments() -> argparse.Namespace:
@@ -62,8 +63,8 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument(
         "--sizes",
         type=lambda text: [float(size) for size in text.split(",") if size],
-        default=[0.0, 0.25, 1.0, 4.0],
-        help="GiB of random numbers, comma-separated (default: 0,0.25,1,4)",
+        default=[0.0, 1.0, 4.0, 8.0],
+        help="GiB of random numbers, comma-separated (default: 0,1,4,8)",
     )
     parser.add_argument(
         "--changed",
@@ -74,9 +75,10 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument(
         "--engine",
         choices=["embedded", "docker"],
-        help="measure this engine, with an agent of its own (default: the host's agent)",
+        default="embedded",
+        help="which engine to measure (default: embedded)",
     )
-    parser.add_argument("--repeats", type=int, default=3, help="saves per size (default: 3)")
+    parser.add_argument("--repeats", type=int, default=3, help="turns per size (default: 3)")
     parser.add_argument(
         "--starts", type=int, default=10, help="kernel starts of each kind (default: 10; 0: none)"
     )
@@ -88,70 +90,89 @@ def _arguments() -> argparse.Namespace:
         "--directory",
         type=Path,
         default=Path("/var/tmp"),
-        help="for temporary files; on the file system of the store (default: /var/tmp)",
-    )
-    parser.add_argument(
-        "--data-dir",
-        type=Path,
-        default=layout.DATA_DIR,
-        help=f"the agent's data directory (default: {layout.DATA_DIR})",
+        help="for the agent's data and temporary files (default: /var/tmp)",
     )
     return parser.parse_args()
 
 
-async def _measure(arguments: argparse.Namespace, note: measure.Note) -> Report:
+async def _measured(arguments: argparse.Namespace, note: measure.Note) -> Report:
     with tempfile.TemporaryDirectory(prefix="benchmark-", dir=arguments.directory) as temporary:
-        if not arguments.engine:
-            paths = layout.Layout(arguments.data_dir, layout.RUN_DIR)
-            return await _measure_with(paths, arguments, Path(temporary), note)
         note(f"starting an agent with the {arguments.engine} engine")
-        with agent_with(arguments.engine, Path(temporary)) as paths:
-            return await _measure_with(paths, arguments, Path(temporary), note)
+        with agent_with(arguments.engine, Path(temporary)) as agent:
+            return await _Run(arguments, agent, Path(temporary), note).all()
 
 
-async def _measure_with(
-    paths: layout.Layout, arguments: argparse.Namespace, directory: Path, note: measure.Note
-) -> Report:
-    async with connect() as agent:
-        host = _host(await agent.status())
-        images = {image.name: image for image in await agent.images()}
-    start = None
-    if arguments.starts:
-        start = await measure.start(directory, arguments.starts, note)
-    store = paths if arguments.cold else None
-    results = [
-        await measure.size(gib, directory, arguments.repeats, store, note)
-        for gib in arguments.sizes
-    ]
-    changes = [
-        change
-        for gib in arguments.sizes
-        for change in await measure.changes(gib, directory, arguments.changed, paths, note)
-    ]
-    others: list[RivalResult] = []
-    if not arguments.no_rivals:
-        image = images["python3"]
-        rootfs = paths.images / image.digest / "rootfs"
-        for rival in (
-            rivals.Dill(directory),
-            rivals.Docker(directory, rootfs, image.env),
-            rivals.Podman(directory, rootfs, image.env),
-        ):
-            others += await rival.measure(arguments.sizes, note)
-    return Report(
-        host=host,
-        results=results,
-        changes=changes,
-        start=start,
-        rivals=others,
-        cold=arguments.cold,
-    )
+class _Run:
+    """One run: whatever cannot be measured is noted, and the rest goes on."""
+
+    def __init__(
+        self, arguments: argparse.Namespace, agent: Agent, directory: Path, note: measure.Note
+    ) -> None:
+        self.arguments = arguments
+        self.agent = agent
+        self.directory = directory
+        self.note = note
+
+    async def all(self) -> Report:
+        arguments, directory, note = self.arguments, self.directory, self.note
+        paths = self.agent.paths
+        async with connect() as client:
+            host = _host(await client.status())
+            images = {image.name: image for image in await client.images()}
+        self.report = report = Report(host=host, cold=arguments.cold)
+        if arguments.starts:
+            report.start = await self._try(
+                "starting kernels", measure.start(directory, arguments.starts, note)
+            )
+        for gib in arguments.sizes:
+            size = await self._try(
+                f"{gib:g} GiB, saving and resuming",
+                measure.size(gib, directory, arguments.repeats, self.agent, arguments.cold, note),
+            )
+            changes = await self._try(
+                f"{gib:g} GiB, saving again",
+                measure.changes(gib, directory, arguments.changed, arguments.repeats, paths, note),
+            )
+            ten = await self._try(
+                f"{gib:g} GiB, ten checkpoints", many.ten_checkpoints(gib, directory, paths, note)
+            )
+            remixes = await self._try(
+                f"{gib:g} GiB, ten remixes", many.ten_remixes(gib, directory, note)
+            )
+            report.sizes += [size] if size else []
+            report.changes += changes or []
+            report.tens += [ten] if ten else []
+            report.remixes += [remixes] if remixes else []
+        if not arguments.no_rivals:
+            image = images["python3"]
+            rootfs = paths.images / image.digest / "rootfs"
+            for rival in (
+                rivals.Dill(directory),
+                rivals.Docker(directory, rootfs, image.env),
+                rivals.Podman(directory, rootfs, image.env),
+            ):
+                found = await self._try(rival.tool, rival.measure(arguments.sizes, note))
+                report.rivals += found or []
+        return report
+
+    async def _try(self, what: str, work: Awaitable[T]) -> T | None:
+        try:
+            return await work
+        except Exception as error:
+            why = str(error).strip().splitlines() or [type(error).__name__]
+            self.report.missing.append(Missing(what=what, why=why[-1]))
+            self.note(f"{what}: {error}")
+            # A measurement may have ended between two agents.
+            await asyncio.to_thread(self.agent.run)
+            return None
 
 
 def _host(status: Status) -> Host:
     return Host(
         machine=platform.machine(),
+        processor=_processor(),
         processors=len(os.sched_getaffinity(0)),
+        memory=psutil.virtual_memory().total,
         kernel=platform.release(),
         engine=status.engine,
         pool=status.pool,
@@ -159,6 +180,13 @@ def _host(status: Status) -> Host:
         runc=status.runc_version,
         version=status.version,
     )
+
+
+def _processor() -> str:
+    for line in Path("/proc/cpuinfo").read_text().splitlines():
+        if line.startswith("model name"):
+            return line.partition(":")[2].strip()
+    return platform.machine()
 
 
 if __name__ == "__main__":

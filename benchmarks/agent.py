@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import socket
@@ -12,59 +13,112 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from jupyter_checkpoints import layout
+from jupyter_checkpoints import kernelspecs, layout
 from jupyter_checkpoints.errors import HostNotReady
 
 _SECONDS = 60.0
 
 
-@contextmanager
-def agent_with(engine: str, directory: Path) -> Iterator[layout.Layout]:
-    """Everything that connects to an agent meanwhile connects to this one.
+class Agent:
+    """Started and stopped as the measurements need it; kernels and checkpoints stay.
 
     Its images are the host's, its data is in ``directory``. Docker is asked at ``$DOCKER_HOST``.
+    Methods block.
+    """
+
+    def __init__(self, engine: str, directory: Path) -> None:
+        self.paths = layout.Layout(
+            directory / "data", directory / "run", layout.DATA_DIR / "images"
+        )
+        self._engine = engine
+        self._subnet = _free_subnet()
+        self._log = directory / "agent.log"
+        self._process: subprocess.Popen[bytes] | None = None
+        self._options: tuple[str, ...] = ()
+
+    def run(self, *options: str) -> None:
+        """Have it run with these options; one that runs with others is replaced.
+
+        Raises
+        ------
+        HostNotReady
+            If it does not start; what it said is the reason.
+        """
+        if self._process is not None and options == self._options:
+            return
+        self.stop()
+        with self._log.open("ab") as log:
+            self._process = subprocess.Popen(
+                [
+                    *(sys.executable, "-m", "jupyter_checkpoints.agent"),
+                    f"--engine={self._engine}",
+                    f"--docker-host={os.environ.get('DOCKER_HOST', '')}",
+                    f"--data-dir={self.paths.data_dir}",
+                    f"--run-dir={self.paths.run_dir}",
+                    f"--images-dir={self.paths.images}",
+                    f"--subnet={self._subnet}",
+                    *options,
+                ],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+            )
+        self._options = options
+        self._wait(self._process)
+
+    def stop(self) -> None:
+        """Its kernels run on."""
+        process, self._process = self._process, None
+        if process is not None:
+            process.send_signal(signal.SIGTERM)
+            process.wait()
+
+    def _wait(self, process: subprocess.Popen[bytes]) -> None:
+        deadline = time.monotonic() + _SECONDS
+        while time.monotonic() < deadline and process.poll() is None:
+            with socket.socket(socket.AF_UNIX) as probe:
+                try:
+                    probe.connect(os.fspath(self.paths.socket))
+                    return
+                except OSError:
+                    time.sleep(0.05)
+        raise HostNotReady("The agent did not start.", reason=self.said())
+
+    def said(self) -> str:
+        """The end of its log."""
+        return self._log.read_text(errors="replace")[-2000:]
+
+
+def _free_subnet() -> str:
+    """Addresses that no other agent of this host has."""
+    routes = json.loads(subprocess.check_output(["ip", "-4", "-j", "route"]) or "[]")
+    taken = {route["dst"].rsplit(".", 2)[0] for route in routes}
+    return next(f"10.{n}.0.0/16" for n in range(214, 255) if f"10.{n}" not in taken)
+
+
+@contextmanager
+def agent_with(engine: str, directory: Path) -> Iterator[Agent]:
+    """Everything that connects to an agent meanwhile connects to this one, and knows our kernels.
 
     Raises
     ------
     HostNotReady
-        If the agent does not start; what it said is the reason.
+        If the agent does not start.
     """
-    paths = layout.Layout(directory / "data", directory / "run", layout.DATA_DIR / "images")
-    with (directory / "agent.log").open("wb") as log:
-        process = subprocess.Popen(
-            [
-                *(sys.executable, "-m", "jupyter_checkpoints.agent"),
-                f"--engine={engine}",
-                f"--docker-host={os.environ.get('DOCKER_HOST', '')}",
-                f"--data-dir={paths.data_dir}",
-                f"--run-dir={paths.run_dir}",
-                f"--images-dir={paths.images}",
-                "--subnet=10.214.0.0/16",
-            ],
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=log,
-        )
-    before = os.environ.get(layout.SOCKET_ENV)
+    kernelspecs.add_defaults(prefix=str(directory))
+    agent = Agent(engine, directory)
+    shown = {
+        layout.SOCKET_ENV: str(agent.paths.socket),
+        "JUPYTER_PATH": str(directory / "share" / "jupyter"),
+    }
+    before = {name: os.environ.get(name) for name in shown}
+    os.environ.update(shown)
     try:
-        _wait(process, paths.socket, directory / "agent.log")
-        os.environ[layout.SOCKET_ENV] = str(paths.socket)
-        yield paths
+        agent.run()
+        yield agent
     finally:
-        os.environ.pop(layout.SOCKET_ENV, None)
-        if before is not None:
-            os.environ[layout.SOCKET_ENV] = before
-        process.send_signal(signal.SIGTERM)
-        process.wait()
-
-
-def _wait(process: subprocess.Popen[bytes], path: Path, log: Path) -> None:
-    deadline = time.monotonic() + _SECONDS
-    while time.monotonic() < deadline and process.poll() is None:
-        with socket.socket(socket.AF_UNIX) as probe:
-            try:
-                probe.connect(os.fspath(path))
-                return
-            except OSError:
-                time.sleep(0.05)
-    raise HostNotReady("The agent did not start.", reason=log.read_text(errors="replace")[-2000:])
+        agent.stop()
+        for name, value in before.items():
+            os.environ.pop(name, None)
+            if value is not None:
+                os.environ[name] = value
