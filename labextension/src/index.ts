@@ -2,6 +2,7 @@ import { corePlugin, servicePlugin } from './plugins/core';
 import { cellExecutorPlugin } from './plugins/cellExecutor';
 import { cellMarksPlugin } from './plugins/cellMarks';
 import { commandsPlugin } from './plugins/commands';
+import { kernelStatusPlugin } from './plugins/kernelStatus';
 import { noticesPlugin } from './plugins/notices';
 import { offerPlugin } from './plugins/offer';
 import { panelPlugin } from './plugins/panel';
@@ -18,6 +19,7 @@ export default [
   toolbarPlugin,
   panelPlugin,
   statusPlugin,
+  kernelStatusPlugin,
   noticesPlugin,
   cellExecutorPlugin,
   cellMarksPlugin,

@@ -21,6 +21,9 @@ import type {
 const CULL_INTERVAL = 500;
 const CULL_LOOKS = 40;
 
+/** Milliseconds until a server that did not answer is asked again; not while hidden. */
+const SILENCE_INTERVAL = 3000;
+
 /** See {@link IRuntimeCheckpoints}. Follows the server's events; never polls while idle. */
 export class RuntimeCheckpoints implements IRuntimeCheckpoints {
   constructor(options: RuntimeCheckpoints.IOptions) {
@@ -83,6 +86,7 @@ export class RuntimeCheckpoints implements IRuntimeCheckpoints {
       return;
     }
     this._isDisposed = true;
+    clearTimeout(this._timer);
     this._runtimes.forEach(runtime => runtime.dispose());
     this._runtimes.clear();
     Signal.clearData(this);
@@ -122,6 +126,9 @@ export class RuntimeCheckpoints implements IRuntimeCheckpoints {
             : 'unavailable',
         asProblem(error)
       );
+      if (status === 0) {
+        this._checkLater();
+      }
     }
   }
 
@@ -135,14 +142,27 @@ export class RuntimeCheckpoints implements IRuntimeCheckpoints {
     );
   }
 
+  /** Nobody tells when a server answers again. */
+  private _checkLater(): void {
+    clearTimeout(this._timer);
+    this._timer = window.setTimeout(() => {
+      if (document.hidden) {
+        this._checkLater();
+      } else if (!this._isDisposed) {
+        void this.check();
+      }
+    }, SILENCE_INTERVAL);
+  }
+
   private _setAvailability(
     availability: Availability,
     problem: IProblem | null
   ): void {
     this._problem = problem;
-    if (availability !== this._availability) {
+    const former = this._availability;
+    if (availability !== former) {
       this._availability = availability;
-      this._runtimes.forEach(runtime => runtime.onAvailabilityChanged());
+      this._runtimes.forEach(runtime => runtime.onAvailabilityChanged(former));
     }
     this._availabilityChanged.emit(availability);
   }
@@ -223,6 +243,7 @@ export class RuntimeCheckpoints implements IRuntimeCheckpoints {
   private _availability: Availability = 'unknown';
   private _problem: IProblem | null = null;
   private _serverVersion = '';
+  private _timer = 0;
   private _lastCurrent: NotebookRuntime | null = null;
   private _isDisposed = false;
 }

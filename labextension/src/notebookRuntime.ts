@@ -98,7 +98,11 @@ export class NotebookRuntime implements INotebookRuntime {
   }
 
   get progress(): IProgress | null {
-    if (this._progress) {
+    // That a save has ended may have been missed; without a kernel it has.
+    if (
+      this._progress &&
+      (this._progress.kind !== 'saving' || this.kernelId !== '')
+    ) {
       return this._progress;
     }
     // The server resumes a notebook's newest checkpoint by itself when its kernel starts.
@@ -342,8 +346,10 @@ export class NotebookRuntime implements INotebookRuntime {
   }
 
   /** The server's availability has changed. */
-  onAvailabilityChanged(): void {
-    if (this.settings.enabled && this._all === null) {
+  onAvailabilityChanged(former: Availability): void {
+    // What happened while the server could not be reached was told to nobody.
+    const missed = former !== 'unknown' && this._availability() === 'available';
+    if (this.settings.enabled && (this._all === null || missed)) {
       void this.refresh();
     }
     this._emitChanged();

@@ -15,7 +15,7 @@ const waking = new WeakMap<ISessionContext, Promise<void>>();
 export function wakened(context: ISessionContext): Promise<void> {
   let waiting = waking.get(context);
   if (!waiting) {
-    if (!isStarting(context) && !context.hasNoKernel) {
+    if (!isStarting(context) && !context.hasNoKernel && !isDead(context)) {
       return Promise.resolve();
     }
     waiting = wake(context).finally(() => {
@@ -38,9 +38,17 @@ export const wakingChanged: ISignal<object, ISessionContext> = changed;
 
 async function wake(context: ISessionContext): Promise<void> {
   await started(context);
+  if (isDead(context)) {
+    // The page hears of its session's end later, and until then there is no other kernel for it.
+    await context.sessionManager.refreshRunning().catch(() => undefined);
+  }
   if (!context.isDisposed && context.hasNoKernel) {
     await context.startKernel();
   }
+}
+
+function isDead(context: ISessionContext): boolean {
+  return context.session?.kernel?.status === 'dead';
 }
 
 function isStarting(context: ISessionContext): boolean {

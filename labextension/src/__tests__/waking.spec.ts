@@ -7,7 +7,8 @@ import { wakened } from '../waking';
 /** As much of a session as waking looks at. */
 class Session {
   status = 'unknown';
-  session: { kernel: object | null } | null = null;
+  session: { kernel: { status: string } | null } | null = null;
+  sessionManager = { refreshRunning: () => Promise.resolve() };
   isDisposed = false;
   starts = 0;
   ready = Promise.resolve();
@@ -38,7 +39,7 @@ class Session {
 
   there(): void {
     this.status = 'idle';
-    this.session = { kernel: {} };
+    this.session = { kernel: { status: 'idle' } };
     this.kernelChanged.emit();
     this.statusChanged.emit('idle');
   }
@@ -83,6 +84,29 @@ describe('wakened', () => {
     expect(awake).toBe(false);
     session.there();
     await waiting;
+    expect(session.starts).toBe(0);
+  });
+
+  it('starts another kernel for one that is gone', async () => {
+    const session = new Session();
+    session.session = { kernel: { status: 'dead' } };
+    session.sessionManager.refreshRunning = () => {
+      session.session = null;
+      return Promise.resolve();
+    };
+    const waiting = wakened(session.context);
+    await new Promise(resolve => setTimeout(resolve));
+    session.finish();
+    await waiting;
+    expect(session.starts).toBe(1);
+  });
+
+  it('leaves a kernel that has died, and is still there, to its session', async () => {
+    const session = new Session();
+    session.session = { kernel: { status: 'dead' } };
+    session.sessionManager.refreshRunning = () =>
+      Promise.reject(new Error('no network'));
+    await wakened(session.context);
     expect(session.starts).toBe(0);
   });
 

@@ -42,6 +42,10 @@ test('works in Notebook 7', async ({ page, request }, info) => {
   await expect(cells.nth(0).locator('.jp-OutputArea-output')).toHaveText('set');
   await button.click();
   await expect(button).toHaveAttribute('data-state', 'asleep');
+  // Not dead, as Notebook's own indicator would say.
+  const status = page.locator('.jp-NotebookKernelStatus');
+  const seen = status.filter({ visible: true });
+  await expect(seen).toHaveText('Kernel Asleep');
   await page.getByTitle('Runtime checkpoints: more').click();
   await page.getByText('Show History').click();
   await expect(page.locator('#jp-runtime-checkpoints')).toBeVisible();
@@ -49,4 +53,7 @@ test('works in Notebook 7', async ({ page, request }, info) => {
   await cells.nth(1).locator('.cm-content').click();
   await page.keyboard.press('Control+Enter');
   await expect(cells.nth(1).locator('.jp-OutputArea-output')).toHaveText('42');
+  await expect(status.getByText('Asleep')).toBeHidden();
+  await expect(status.getByText('Dead')).toHaveCount(0);
+  await shown(page, 'notebook7-awake', info);
 });

@@ -57,6 +57,33 @@ test('explains a kernel that cannot be saved', async ({
   await shown(page, 'unsupported', info);
 });
 
+test('finds a kernel asleep that was saved while the network was away', async ({
+  page,
+  request,
+  baseURL,
+  tmpPath
+}, info) => {
+  await open(page, `${tmpPath}/away.ipynb`, {
+    cells: ['x = 41; print("set")', 'x += 1; print(x)'],
+    kernel: SLEEPY
+  });
+  await run(page, 0, 'set');
+  await page.context().setOffline(true);
+  await expect(async () => {
+    const kernels = await request.get(`${baseURL}/api/kernels`);
+    expect(await kernels.json()).toHaveLength(0);
+  }).toPass();
+  await stateIs(page, 'unavailable');
+  await page.context().setOffline(false);
+  await stateIs(page, 'asleep');
+  const lost = page.locator('.jp-Dialog', { hasText: 'Server Connection' });
+  await page.addLocatorHandler(lost, () =>
+    lost.getByRole('button', { name: 'Close' }).click()
+  );
+  await shown(page, 'away', info);
+  await run(page, 1, '42');
+});
+
 test('says what to do where there is no agent', async ({ page }, info) => {
   await page.goto(`${process.env.LONELY_URL}/lab`);
   await page.notebook.createNew();
