@@ -9,6 +9,7 @@ shutdown request already. So the few methods through which everything passes are
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import secrets
 from contextvars import ContextVar
@@ -108,6 +109,15 @@ class CheckpointKernels(AsyncMappingKernelManager):
     async def _bind(self, kernel_id: str, plan: Plan, *, resumed: bool, busy: bool = False) -> None:
         runtimes = self.runtimes
         assert runtimes is not None
+        loop = asyncio.get_running_loop()
+
+        def paused_or_not(paused: bool) -> None:
+            with contextlib.suppress(RuntimeError):  # the server has ended
+                loop.call_soon_threadsafe(runtimes.paused_or_not, kernel_id, paused)
+
+        provisioner = self.get_kernel(kernel_id).provisioner
+        if isinstance(provisioner, ContainerProvisioner):
+            provisioner.on_paused = paused_or_not
         # When it dies, and its manager starts it again.
         self.add_restart_callback(kernel_id, lambda: runtimes.bound.restarted(kernel_id), "restart")
         await runtimes.starting.started(kernel_id, plan, resumed=resumed, busy=busy)

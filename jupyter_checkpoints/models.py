@@ -205,6 +205,9 @@ class KernelModel(Struct, frozen=True, kw_only=True):
     exit_code: int | None = None
     reason: str = ""
     """Why it was ended, if it was because it could not go on; empty if it ended by itself."""
+    paused: bool = False
+    """Somebody has its container stand still, with ``docker pause``: it does nothing until it is
+    unpaused."""
     pid: int | None = None
     mounts: list[Mount] = []
     limits: Limits = Limits()

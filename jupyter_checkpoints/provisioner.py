@@ -18,7 +18,7 @@ import re
 import secrets
 import signal
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -155,6 +155,9 @@ class ContainerProvisioner(KernelProvisionerBase):
     cwd: str | None = None
 
     _watch: KernelWatch | None = None
+    #: Called with whether it is paused when that changes, from another thread.
+    on_paused: Callable[[bool], None] | None = None
+
     _running = False
     _ending = False
     _exit_told = False
@@ -211,8 +214,8 @@ class ContainerProvisioner(KernelProvisionerBase):
         Raises
         ------
         Conflict
-            If the kernel is stopped at a checkpoint, so that nothing can reach it. Not raised
-            where the kernel is about to be ended anyway.
+            If the kernel is stopped at a checkpoint or paused, so that nothing can reach it. Not
+            raised where the kernel is about to be ended anyway.
         """
         if self._watch is None or self._watch.exit_code is not None:
             return
@@ -259,8 +262,8 @@ class ContainerProvisioner(KernelProvisionerBase):
         await anyio.to_thread.run_sync(watch.close)
 
     def get_shutdown_wait_time(self, recommended: float = 5.0) -> float:
-        """Do not wait for a kernel that is stopped: it cannot answer a shutdown request."""
-        if self._watch is not None and self._watch.state == "stopped":
+        """Do not wait for a kernel that stands still: it cannot answer a shutdown request."""
+        if self._watch is not None and (self._watch.state == "stopped" or self._watch.paused):
             return min(recommended, 0.2)
         return recommended
 
@@ -477,12 +480,24 @@ class ContainerProvisioner(KernelProvisionerBase):
 
     async def _follow(self, model: KernelModel) -> None:
         # The new watch first: at no moment shall the kernel look abandoned.
-        watch = KernelWatch(default_socket(), model, self.log)
+        watch = KernelWatch(default_socket(), model, self.log, self._paused_or_not)
         await anyio.to_thread.run_sync(watch.open)
         former, self._watch = self._watch, watch
         if former is not None:
             await anyio.to_thread.run_sync(former.close)
         self._running = True
+
+    def _paused_or_not(self, paused: bool) -> None:
+        """In the thread that follows the agent."""
+        if paused:
+            self.log.warning(
+                "Kernel %s was paused (`docker pause`): it runs nothing until `docker unpause`.",
+                self.kernel_id,
+            )
+        else:
+            self.log.info("Kernel %s is not paused any more.", self.kernel_id)
+        if self.on_paused is not None:
+            self.on_paused(paused)
 
     def _adopt(self, model: KernelModel) -> KernelConnectionInfo:
         if model.connection is None:

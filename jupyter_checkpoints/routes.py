@@ -113,6 +113,8 @@ class RuntimeModel(Struct, kw_only=True):
     deleted: str = ""
     """When its notebook was deleted, if it was."""
     kernels: list[str] = field(default_factory=list)
+    paused: list[str] = field(default_factory=list)
+    """Those of the kernels that somebody has paused (``docker pause``)."""
     checkpoints: int = 0
     newest: ListedCheckpoint | None = None
     bytes: int = 0
@@ -272,6 +274,8 @@ class RuntimesHandler(Handler):
             if kernel.runtime and kernel.state != "exited":
                 model = found.setdefault(kernel.runtime, RuntimeModel(runtime=kernel.runtime))
                 model.kernels.append(kernel.id)
+                if kernel.paused:
+                    model.paused.append(kernel.id)
         return found
 
 

@@ -16,6 +16,7 @@ from .after_resume import AfterResume
 from .bound import BoundKernels, Kernels, NotebookSessions
 from .context import Context
 from .culling import Culling
+from .event_schemas import RUNTIME_EVENT
 from .file_ids import FileIds
 from .keeping import Keeping
 from .notebooks import Notebooks
@@ -104,6 +105,20 @@ class Runtimes(Settings):
     def tell(self, schema: str, **data: Any) -> None:
         """Emit an event, without what is empty. Never fails."""
         self._emit(schema, {k: v for k, v in data.items() if v not in ("", None)})
+
+    def paused_or_not(self, kernel_id: str, paused: bool) -> None:
+        """A kernel was paused by somebody else, or goes on. Called by the kernel manager."""
+        bound = self.bound.get(kernel_id)
+        self.tell(
+            RUNTIME_EVENT,
+            action="paused" if paused else "unpaused",
+            kernel_id=kernel_id,
+            notebook=self.bound.path(kernel_id),
+            runtime=bound.runtime if bound is not None else "",
+            message="The kernel's container was paused." if paused else "",
+            reason="Somebody has used `docker pause` on it." if paused else "",
+            hint="Cells wait until `docker unpause`. It can be saved meanwhile." if paused else "",
+        )
 
     async def _save_original(self, runtime: str) -> None:
         await self.saving.save_original(runtime)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 import threading
+from collections.abc import Callable
 from concurrent.futures import Future
 from contextlib import aclosing
 from pathlib import Path
@@ -39,6 +40,8 @@ class KernelWatch:
         The kernel as its start, or a question, has just answered.
     log:
         Where to say that the agent is away, and that it is back.
+    paused:
+        Called in the thread when the kernel was paused (``docker pause``), or goes on.
     """
 
     def __init__(
@@ -46,10 +49,12 @@ class KernelWatch:
         socket: Path,
         model: KernelModel,
         log: logging.Logger | logging.LoggerAdapter[logging.Logger],
+        paused: Callable[[bool], None] = lambda paused: None,
     ) -> None:
         self._socket = socket
         self._model = model
         self._log = log
+        self._tell_paused = paused
         self._gone = False
         self._portal: BlockingPortal
         self._closing = threading.Event()
@@ -79,6 +84,11 @@ class KernelWatch:
     def reason(self) -> str:
         """Why it was ended if it could not go on, else empty."""
         return self._model.reason
+
+    @property
+    def paused(self) -> bool:
+        """Whether somebody has paused its container, so that it answers nothing."""
+        return self._model.paused
 
     def open(self) -> None:
         """Begin to follow. Blocks for the start of a thread."""
@@ -118,8 +128,10 @@ class KernelWatch:
                             return
                         if delay > _FIRST_DELAY:
                             self._log.info("The agent answers again.")
-                        self._model = model
+                        was_paused, self._model = self._model.paused, model
                         delay = _FIRST_DELAY
+                        if model.paused != was_paused:
+                            self._tell_paused(model.paused)
             except NotFound:
                 self._gone = True
                 return

@@ -285,6 +285,7 @@ class AgentApp(JupyterApp):
                 paths,
                 tools,
                 *below,
+                on_change=service.on_change,
                 lazy_resume=self.lazy_resume == "auto",
                 user_namespaces=self.user_namespaces,
                 host_config=self.extra_host_config,

@@ -53,6 +53,12 @@ class Cgroup:
                 continue
         return sorted(found)
 
+    def freeze(self) -> None:
+        """Have the processes stand still, soon; nothing happens if they do, or are gone."""
+        with contextlib.suppress(OSError):
+            state, freezer = self._freezer()
+            freezer.write_text(state)
+
     def thaw(self) -> None:
         """Let the processes run; nothing happens if they do."""
         for directory in self.directories():

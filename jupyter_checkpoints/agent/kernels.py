@@ -168,6 +168,12 @@ class KernelService:
             kernel.pid = None
             self._later(self._set(kernel, "exited"))
 
+    def on_change(self, kernel_id: str) -> None:
+        """The engine's word that what it says of a kernel has changed."""
+        kernel = self._kernels.get(kernel_id)
+        if kernel is not None:
+            self._later(self._tell(kernel))
+
     # -- kernels -------------------------------------------------------------------------------
 
     def kernels(self, caller: Caller) -> list[KernelModel]:
@@ -371,6 +377,12 @@ class KernelService:
                     f"Kernel {kernel_id} is {state}: there is nothing to signal.",
                     hint="Resume it first.",
                 )
+        if signum == signal.SIGINT and self.engine.is_paused(kernel_id):
+            raise Conflict(
+                f"Kernel {kernel_id} is paused: it would be interrupted only when it goes on.",
+                reason="Somebody has paused its container.",
+                hint="Let it go on first, with `docker unpause`.",
+            )
         await self.engine.signal(kernel_id, signum)
 
     async def change(self, caller: Caller, kernel_id: str, patch: KernelPatch) -> KernelModel:
@@ -729,6 +741,9 @@ class KernelService:
             record.exit_code = None
             record.reason = ""
         await asyncio.to_thread(self._write, record)
+        await self._tell(kernel)
+
+    async def _tell(self, kernel: _Kernel) -> None:
         async with kernel.changed:
             kernel.changed.notify_all()
 
@@ -744,8 +759,7 @@ class KernelService:
         kernel.removed = True
         await self.engine.remove(kernel_id)
         self._kernels.pop(kernel_id, None)
-        async with kernel.changed:
-            kernel.changed.notify_all()
+        await self._tell(kernel)
 
     def _changing(self, kernel: _Kernel, kernel_id: str) -> _Changing:
         return _Changing(kernel, kernel_id)
@@ -768,6 +782,7 @@ class KernelService:
             checkpoint=record.checkpoint,
             exit_code=record.exit_code,
             reason=record.reason,
+            paused=self.engine.is_paused(record.request.kernel_id),
             pid=kernel.pid,
             mounts=record.mounts,
             limits=record.limits,

@@ -106,4 +106,6 @@ class LogsApp(AgentCommand):
 
 
 def _state(kernel: KernelModel) -> str:
+    if kernel.paused:
+        return f"{kernel.state}, paused"
     return kernel.state if kernel.exit_code is None else f"{kernel.state} ({kernel.exit_code})"

@@ -124,3 +124,46 @@ async def test_nothing_revives_a_kernel_that_was_culled(
     until = int(time.time()) + 1
     started = list(docker.events(since=began, until=until, filters=filters, decode=True))
     assert [event["id"] for event in started] == [container.id]
+
+
+async def test_paused_from_outside(server: Server, docker: Any) -> None:
+    """Its page is told; it cannot be interrupted then, but saved, put to sleep, and ended."""
+    notebook = server.write("n.ipynb")
+    jupyter = await server.start()
+    async with jupyter.events() as events:
+        kernel_id = await jupyter.open(notebook)
+        await jupyter.run(kernel_id, "x = 1")
+        [container] = containers(docker, kernel_id)
+        await anyio.to_thread.run_sync(container.pause)
+        told = await events.action("paused")
+        assert told["kernel_id"] == kernel_id and told["notebook"] == notebook
+        [runtime] = await jupyter.ours("GET", "runtimes")
+        assert runtime["kernels"] == runtime["paused"] == [kernel_id]
+        saved = await jupyter.save(kernel_id)
+        await anyio.to_thread.run_sync(container.unpause)
+        await events.action("unpaused")
+        assert await jupyter.run(kernel_id, "print(x)") == "1"
+        await anyio.to_thread.run_sync(container.pause)
+        await events.action("paused")
+    # Its state is saved for the shutdown, although it cannot answer a request.
+    with anyio.fail_after(PATIENCE):
+        await server.stop(signal.SIGTERM)
+    assert containers(docker, kernel_id) == []
+    jupyter = await server.start()
+    kernel_id = await jupyter.open(notebook)
+    assert await jupyter.run(kernel_id, "print(x)") == "1"
+    newest = (await jupyter.ours("GET", "checkpoints"))[0]
+    assert newest["id"] != saved["id"] and newest["trigger"] == "shutdown"
+
+
+async def test_culled_while_paused(server: Server, docker: Any) -> None:
+    notebook = server.write("n.ipynb")
+    jupyter = await server.start(*CULLING)
+    async with jupyter.events() as events:
+        kernel_id = await jupyter.open(notebook)
+        await jupyter.run(kernel_id, "x = 1")
+        [container] = containers(docker, kernel_id)
+        await anyio.to_thread.run_sync(container.pause)
+        await events.action("culled")
+        await jupyter.gone(kernel_id)
+    assert containers(docker, kernel_id) == []

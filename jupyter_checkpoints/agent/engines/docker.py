@@ -9,7 +9,8 @@ embedded engine's, and the OCI runtime ``jupyter-checkpoints`` puts a container 
 other.
 
 That a container has ended is told by the kernel, through a pidfd, at once and whether Docker runs
-or not; how it ended is asked of Docker then. Containers are found by their labels.
+or not; how it ended, and whether it is paused, is told by Docker (:mod:`..docker_events`).
+Containers are found by their labels.
 """
 
 from __future__ import annotations
@@ -20,8 +21,9 @@ import json
 import logging
 import os
 import shutil
+import signal
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -31,9 +33,12 @@ from msgspec import Struct
 from ... import layout as places
 from ...errors import CheckpointsError, HostNotReady, OperationTimeout
 from ...layout import INIT_PATH, Layout
+from ...models import Mode
+from ...store.store import Staging
 from .. import process, userns
 from ..cgroup import Cgroup
 from ..docker_client import DockerFailed, DockerMissing, told
+from ..docker_events import DockerEvent, DockerEvents
 from ..docker_images import DockerImages
 from ..docker_log import DockerLog
 from ..docker_runtime.create import STALE
@@ -45,7 +50,7 @@ from ..seccomp import DEFAULT_CAPABILITIES
 from ..subids import SubordinateIds
 from ..tools import Tools
 from .embedded import _LOG_FILES, _LOG_SIZE, EmbeddedEngine, _Held, _Kernel, _Parts
-from .engine import Adopted, ContainerSpec, OnExit, Source
+from .engine import Adopted, ContainerSpec, OnExit, Saved, Source
 
 log = logging.getLogger(__name__)
 
@@ -72,6 +77,7 @@ HOST_CONFIG = frozenset(
 _INIT = Path("/usr/bin/tini-static")
 _EXIT_SECONDS = 20
 _DRAIN_SECONDS = 5.0
+_EVENT_SECONDS = 2.0
 # How often Docker's log of a kernel is looked at: while there is output, and while there is none.
 _LOOK_SECONDS = (0.05, 0.4)
 
@@ -93,6 +99,8 @@ class DockerEngine(EmbeddedEngine):
         Docker's, with its client.
     host_config:
         Further arguments of ``APIClient.create_host_config``, some of :data:`HOST_CONFIG`.
+    on_change:
+        Called with the id of a kernel that was paused, or goes on.
     """
 
     name = "docker"
@@ -112,6 +120,7 @@ class DockerEngine(EmbeddedEngine):
         lazy_resume: bool = True,
         user_namespaces: bool,
         host_config: Mapping[str, Any],
+        on_change: Callable[[str], None],
     ) -> None:
         super().__init__(
             layout,
@@ -133,6 +142,14 @@ class DockerEngine(EmbeddedEngine):
         self._places: dict[str, _Place] = {}
         self._followers: dict[str, threading.Thread] = {}
         self._closing = threading.Event()
+        self.on_change = on_change
+        #: Containers that are paused at Docker, and those that are being saved or held.
+        self._paused: set[str] = set()
+        self._saving: set[str] = set()
+        self._loop = asyncio.get_running_loop()
+        self._events = DockerEvents(
+            self.api, f"{_AGENT}={layout.run_dir}", self._on_event, self._on_connected
+        )
 
     # -- names ---------------------------------------------------------------------------------
 
@@ -152,8 +169,10 @@ class DockerEngine(EmbeddedEngine):
 
     async def open(self, known: dict[str, bool], checkpoints: set[str]) -> dict[str, Adopted]:
         await asyncio.to_thread(self._open_requests)
+        self._paused = await asyncio.to_thread(self._list_paused)
         adopted = await super().open(known, checkpoints)
         await self.network.pass_firewall_of_docker()
+        self._events.open()
         return adopted
 
     def _open_requests(self) -> None:
@@ -193,6 +212,7 @@ class DockerEngine(EmbeddedEngine):
 
     async def close(self) -> None:
         self._closing.set()
+        await asyncio.to_thread(self._events.close)
         await super().close()
 
     async def _keep_spare(self) -> None:
@@ -415,6 +435,98 @@ class DockerEngine(EmbeddedEngine):
         if ended:
             marker.unlink(missing_ok=True)
 
+    # -- what others do to it ------------------------------------------------------------------
+
+    def _on_event(self, event: DockerEvent) -> None:
+        """In the thread of the events."""
+        name = f"{event.attributes.get(_KERNEL)}.{event.attributes.get(_GENERATION)}"
+        if event.action in ("pause", "unpause"):
+            self._from_thread(name, event.container)
+        elif event.action == "oom":
+            log.warning("Linux ends a process of %s: its memory limit is reached", name)
+
+    def _on_connected(self) -> None:
+        for name, place in list(self._places.items()):
+            self._from_thread(name, place.container)
+
+    def _from_thread(self, name: str, container: str) -> None:
+        with contextlib.suppress(RuntimeError):  # the loop has been closed
+            self._loop.call_soon_threadsafe(
+                lambda: self._later(self._look_whether_paused(name, container))
+            )
+
+    async def _look_whether_paused(self, name: str, container: str) -> None:
+        """Take over what Docker says now; events may be old, and some may be missing."""
+        if name not in self._places:
+            return
+        paused = await asyncio.to_thread(self._ask_whether_paused, name, container)
+        if name not in self._places or paused == (name in self._paused):
+            return
+        (self._paused.add if paused else self._paused.discard)(name)
+        if name in self._saving:
+            # The save goes first: CRIU would wait for processes that Docker has stopped.
+            if paused:
+                await asyncio.to_thread(self._cgroup(name).thaw)
+        else:
+            await self._let_go_on(name)
+        self.on_change(name.rpartition(".")[0])
+
+    def _ask_whether_paused(self, name: str, container: str) -> bool:
+        try:
+            with told():
+                return bool(self.api.inspect_container(container)["State"]["Paused"])
+        except DockerMissing:
+            return False
+        except (DockerFailed, CheckpointsError) as error:
+            log.debug("Docker does not tell about %s now: %s", name, error)
+            return name in self._paused
+
+    def _list_paused(self) -> set[str]:
+        filters = {"label": f"{_AGENT}={self.layout.run_dir}", "status": "paused"}
+        with told():
+            found = self.api.containers(filters=filters)
+        return {f"{c['Labels'].get(_KERNEL)}.{c['Labels'].get(_GENERATION)}" for c in found}
+
+    def _is_paused(self, name: str) -> bool:
+        return name in self._paused
+
+    async def _stand_still(self, name: str) -> None:
+        await self._look_whether_paused(name, self._places[name].container)
+        if name in self._paused:
+            await self._let_go_on(name)  # it may be running for a save
+        else:
+            await super()._stand_still(name)
+
+    async def _let_go_on(self, name: str) -> None:
+        if name in self._paused:
+            await asyncio.to_thread(self._cgroup(name).freeze)
+        else:
+            await super()._let_go_on(name)
+
+    async def save(
+        self, kernel_id: str, staging: Staging, mode: Mode, *, parent: str, hold: bool
+    ) -> Saved:
+        kernel = self._running(kernel_id)
+        name = self._name(kernel_id, kernel.state.generation)
+        await self._look_whether_paused(name, self._places[name].container)
+        self._saving.add(name)
+        held = False
+        try:
+            saved = await super().save(kernel_id, staging, mode, parent=parent, hold=hold)
+            held = hold
+        finally:
+            if not held:
+                self._saving.discard(name)
+                if kernel.running:
+                    # It may have been paused, or let go on, meanwhile.
+                    await self._let_go_on(name)
+        return saved
+
+    async def release(self, kernel_id: str) -> None:
+        kernel = self._running(kernel_id)
+        self._saving.discard(self._name(kernel_id, kernel.state.generation))
+        await super().release(kernel_id)
+
     def _end_of(self, kernel: _Kernel) -> tuple[int, str]:
         name = self._name(kernel.id, kernel.state.generation)
         place = self._places.get(name)
@@ -426,7 +538,10 @@ class DockerEngine(EmbeddedEngine):
                 (bundle / "exit.json").write_text(json.dumps({"code": code}))
             except (DockerFailed, HostNotReady) as error:
                 log.info("How kernel %s ended is not known: %s", kernel.id, error)
-        return super()._end_of(kernel)
+        code, reason = super()._end_of(kernel)
+        if place is not None and not reason:
+            reason = _reason(self._events.causes(place.container, _EVENT_SECONDS), code)
+        return code, reason
 
     def _destroy_processes(self, name: str) -> None:
         place = self._places.get(name)
@@ -441,10 +556,13 @@ class DockerEngine(EmbeddedEngine):
         for container in found:
             self._remove_container(container["Id"])
         self._places.pop(name, None)
+        self._paused.discard(name)
+        self._saving.discard(name)
 
     def _remove_container(self, container: str) -> None:
         for path in (self.requests / container, self.requests / f"{container}.restored"):
             path.unlink(missing_ok=True)
+        self._events.forget(container)
         try:
             with told():
                 self.api.remove_container(container, v=True, force=True)
@@ -455,6 +573,18 @@ class DockerEngine(EmbeddedEngine):
                 raise HostNotReady(
                     "Docker could not remove a container.", reason=str(error)
                 ) from error
+
+
+def _reason(causes: list[DockerEvent], code: int) -> str:
+    """Why a container has ended, if Docker knows of something that led to its exit code."""
+    if code <= 128:
+        return ""
+    if code == 128 + signal.SIGKILL and any(event.action == "oom" for event in causes):
+        return "its memory limit was reached"
+    for event in reversed(causes):
+        if event.attributes.get("signal") == str(code - 128):
+            return f"Docker was told to end it (`docker stop`, `kill` or `rm`, signal {code - 128})"
+    return ""
 
 
 def _limits(memory: int | None, cpus: float | None, pids: int | None) -> dict[str, Any]:

@@ -324,7 +324,7 @@ class EmbeddedEngine(Engine):
                 return Adopted(container=None, exit_code=None)
             # It may have been frozen, locked or cut off for a save.
             await self.network.unlock(self._link(kernel))
-            await asyncio.to_thread(self._cgroup(name).thaw)
+            await self._let_go_on(name)
             await self.network.activate(self._link(kernel))
             if others:
                 await self.network.cut(self._link(kernel))
@@ -803,7 +803,7 @@ class EmbeddedEngine(Engine):
         try:
             if was_running:
                 # It stands still while its successor comes up, and goes on if that fails.
-                await self._runc("pause", old)
+                await self._stand_still(old)
             return await self._launch(kernel, spec, generation, source, commit)
         except BaseException as error:
             work = self._bundle(kernel.id, generation) / "work"
@@ -817,7 +817,7 @@ class EmbeddedEngine(Engine):
                 else:
                     await asyncio.to_thread(self._write_state, kernel.id, kernel.state)
                 if kernel.running:
-                    await asyncio.to_thread(self._cgroup(old).thaw)
+                    await self._let_go_on(old)
                 elif was_running:
                     self.on_exit(kernel.id, *await asyncio.to_thread(self._end_of, kernel))
             if outcome is not None and outcome.error:
@@ -901,12 +901,13 @@ class EmbeddedEngine(Engine):
             has_window = self._windows and await asyncio.to_thread(
                 lambda: affordable(self._cgroup(name).memory())
             )
-            if mode == "process" and has_window:
+            # Of a process that somebody has paused nothing can be asked, and it writes nothing.
+            if mode == "process" and has_window and not self._is_paused(name):
                 await asyncio.to_thread(taking.ahead, await self.processes(kernel_id))
             if hold:
                 # Data that reached the sockets after the dump would be acknowledged and lost.
                 await self.network.disconnect(self._link(kernel))
-                await self._runc("pause", name)
+                await self._stand_still(name)
             if mode == "process":
                 window = Window() if has_window else None
                 pause = await self._dump(kernel, staging, taking, snapshot, window, hold=hold)
@@ -945,7 +946,7 @@ class EmbeddedEngine(Engine):
 
     async def release(self, kernel_id: str) -> None:
         kernel = self._running(kernel_id)
-        await asyncio.to_thread(self._cgroup(self._name(kernel_id, kernel.state.generation)).thaw)
+        await self._let_go_on(self._name(kernel_id, kernel.state.generation))
         await self.network.activate(self._link(kernel))
 
     async def _dump(
@@ -978,7 +979,8 @@ class EmbeddedEngine(Engine):
                     more=window.configuration if window is not None else "",
                 )
             )
-            thaw = "" if hold else self._cgroup(name).thaw_script()
+            stays = hold or self._is_paused(name)
+            thaw = "" if stays else self._cgroup(name).thaw_script()
             return thaw, self._cgroup(name).memory()
 
         try:
@@ -1013,7 +1015,7 @@ class EmbeddedEngine(Engine):
     async def _snapshot(self, name: str, snapshot: str, *, frozen: bool) -> float:
         """Files only: the processes stand still for the moment of the snapshot."""
         if not frozen:
-            await self._runc("pause", name)
+            await self._stand_still(name)
         began = time.perf_counter()
         try:
             await process.run(
@@ -1024,13 +1026,13 @@ class EmbeddedEngine(Engine):
             )
         finally:
             if not frozen:
-                await self._runc("resume", name)
+                await self._let_go_on(name)
         return time.perf_counter() - began
 
     async def _recover(self, kernel: _Kernel, name: str, checkpoint_id: str) -> None:
         """After a save that failed: nothing stays frozen, locked, or half written."""
         await asyncio.to_thread(process.end_marked, self._operation(name) + "/save")
-        await asyncio.to_thread(self._cgroup(name).thaw)
+        await self._let_go_on(name)
         await self.network.unlock(self._link(kernel))
         await asyncio.to_thread(self.pool.delete_snapshot, checkpoint_id)
 
@@ -1268,6 +1270,24 @@ class EmbeddedEngine(Engine):
         self._tasks.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
             log.error("A clean-up failed; the next start repeats it", exc_info=error)
+
+    def is_paused(self, kernel_id: str) -> bool:
+        kernel = self._kernels.get(kernel_id)
+        if kernel is None or not kernel.running:
+            return False
+        return self._is_paused(self._name(kernel_id, kernel.state.generation))
+
+    def _is_paused(self, name: str) -> bool:
+        """Whether somebody else than the agent has a container stand still."""
+        return False
+
+    async def _stand_still(self, name: str) -> None:
+        """Freeze a container, and wait until it is."""
+        await self._runc("pause", name)
+
+    async def _let_go_on(self, name: str) -> None:
+        """Let a container run that the agent may have frozen."""
+        await asyncio.to_thread(self._cgroup(name).thaw)
 
     async def _runc(self, verb: str, name: str) -> None:
         root, container = self._runc_state(name)

@@ -232,6 +232,13 @@ class Engine(ABC):
         """
 
     @abstractmethod
+    def is_paused(self, kernel_id: str) -> bool:
+        """Whether somebody else than the agent has the kernel stand still (``docker pause``).
+
+        It can be saved then, and stays paused; it is ended like any other.
+        """
+
+    @abstractmethod
     async def remove(self, kernel_id: str) -> None:
         """End the container and remove all of it: files, network, state. Idempotent."""
 

@@ -58,6 +58,14 @@ export const noticesPlugin: JupyterFrontEndPlugin<void> = {
           ),
           event
         );
+      } else if (event.action === 'paused') {
+        show(
+          trans.__(
+            'The kernel of %1 was paused: its cells wait until it goes on.',
+            name
+          ),
+          event
+        );
       } else if (event.action === 'bad_metadata') {
         show(
           trans.__(
