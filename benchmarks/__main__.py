@@ -25,7 +25,7 @@ from jupyter_checkpoints.client import connect
 from jupyter_checkpoints.errors import CheckpointsError
 from jupyter_checkpoints.models import Status
 
-from . import many, measure, rivals, tables
+from . import loops, many, measure, rivals, tables
 from .agent import Agent, agent_with
 from .results import Host, Missing, Report
 
@@ -139,10 +139,15 @@ class _Run:
             remixes = await self._try(
                 f"{gib:g} GiB, ten remixes", many.ten_remixes(gib, directory, note)
             )
+            server = await self._try(
+                f"{gib:g} GiB, a server with other kernels",
+                loops.server(gib, directory, paths.socket, arguments.repeats, note),
+            )
             report.sizes += [size] if size else []
             report.changes += changes or []
             report.tens += [ten] if ten else []
             report.remixes += [remixes] if remixes else []
+            report.servers += [server] if server else []
         if not arguments.no_rivals:
             image = images["python3"]
             rootfs = paths.images / image.digest / "rootfs"
@@ -162,9 +167,17 @@ class _Run:
             why = str(error).strip().splitlines() or [type(error).__name__]
             self.report.missing.append(Missing(what=what, why=why[-1]))
             self.note(f"{what}: {error}")
-            # A measurement may have ended between two agents.
-            await asyncio.to_thread(self.agent.run)
+            await self._clean_up()
             return None
+
+    async def _clean_up(self) -> None:
+        """Have the usual agent again, and nothing in it that a measurement has left."""
+        await asyncio.to_thread(self.agent.run)
+        async with connect() as client:
+            for kernel in await client.kernels():
+                await client.delete_kernel(kernel.id)
+            for checkpoint in await client.checkpoints():
+                await measure.delete(client, checkpoint.id)
 
 
 def _host(status: Status) -> Host:
