@@ -44,8 +44,10 @@ class Missing:
         return [extent.part(start, end) for extent in self._extents[first:last]]
 
     def next(self, address: int) -> int | None:
-        """Where the next extent after an address starts."""
+        """The first missing byte at or after an address."""
         at = bisect_right(self._starts, address)
+        if at and self._extents[at - 1].end > address:
+            return address
         return self._starts[at] if at < len(self._starts) else None
 
     def drop(self, start: int, end: int) -> None:

@@ -26,6 +26,8 @@ AROUND = 256 * 2**10
 _READ = 2**20
 _GIVE = 256 * 2**10
 _FILLERS = 2
+#: Bytes ahead of somebody who goes through memory in order that are brought before all else.
+_AHEAD = 64 * 2**20
 _RETRY_SECONDS = 0.001
 
 
@@ -89,6 +91,9 @@ class Server:
         self._waiting: list[tuple[Task, int]] = []
         """Who could not be given the page at this address yet."""
         self._plan: deque[tuple[Task, int, int]] = deque()
+        self._reader: tuple[Task, int, int] | None = None
+        """Who goes through memory in order; from where to where it is to be brought first."""
+        self._last_end = 0
         self._plan_lock = threading.Lock()
         self._quiet = threading.Event()
         """Nobody waits for a page: the fillers may go on."""
@@ -256,6 +261,7 @@ class Server:
             if not asked:
                 return self._serve_zero(task, address, start + AROUND)
             self.touched.append((task.pid, start, start + AROUND))
+            self._look_ahead(task, address, start + AROUND)
             # Only what is asked for has to be there now.
             for extent in [*asked, *(extent for extent in wanted if extent not in asked)]:
                 size = extent.end - extent.start
@@ -263,6 +269,23 @@ class Server:
                 if not self._give(task, extent, self._buffer.address):
                     return not task.missing.find(address, address + PAGE)
         return True
+
+    def _look_ahead(self, task: Task, address: int, end: int) -> None:
+        """Send the fillers ahead of a task that waits for one page after the other.
+
+        It would reach most pages before they do, and each wait costs it far more than the page.
+        """
+        follows = 0 <= address - self._last_end < _READ
+        self._last_end = end
+        with self._plan_lock:
+            if self._reader is not None:
+                reader, at, _ = self._reader
+                if reader is task and at - 2 * _FILLERS * _READ <= address < at:
+                    self._reader = task, at, at + _AHEAD  # it has only caught up with them
+                    return
+                self._reader = None
+            if follows:
+                self._reader = task, end, end + _AHEAD
 
     def _serve_zero(self, task: Task, address: int, end: int) -> bool:
         """A page that the checkpoint does not hold, and its neighbours; or it is there already."""
@@ -331,6 +354,18 @@ class Server:
             self._notify()
 
     def _next(self) -> tuple[Task, int, int] | None:
+        while (reader := self._reader) is not None:
+            task, at, until = reader
+            with task.lock:
+                start = None if task.ended else task.missing.next(at)
+            with self._plan_lock:
+                if self._reader is not reader:
+                    continue  # the other filler has taken it, or it is elsewhere now
+                if start is None or start >= until:
+                    self._reader = None
+                else:
+                    self._reader = task, start + _READ, until
+                    return task, start, start + _READ
         with self._plan_lock:
             if self._plan:
                 return self._plan.popleft()
