@@ -41,6 +41,11 @@ _KNOWN: tuple[tuple[str, str, str], ...] = (
         "Release the device (delete the models on it, or restart), then save again.",
     ),
     (
+        r"suspending seccomp failed",
+        "the agent runs under a seccomp filter itself, so nothing can suspend that of a kernel",
+        "Run the agent on the host, or in a container with `seccomp=unconfined`.",
+    ),
+    (
         r"zombie \d+ \(comm \S+\) found while seizing|Unable to detach from",
         "a debugger or tracer is attached to a process of the kernel",
         "Detach gdb, strace or py-spy, then save again.",

@@ -58,6 +58,13 @@ def host_features(criu: Path) -> list[Feature]:
             "on the host itself",
         ),
         Feature(
+            name="no seccomp filter",
+            present=_unfiltered(),
+            required=True,
+            otherwise="setup, and so the agent, runs under one (a container's?): CRIU cannot "
+            "suspend those of kernels, so run on the host itself or with `seccomp=unconfined`",
+        ),
+        Feature(
             name="btrfs on a loop device",
             present=_file_system("btrfs") and Path("/dev/loop-control").exists(),
             required=False,
@@ -78,6 +85,12 @@ def host_features(criu: Path) -> list[Feature]:
             otherwise="kernels cannot reach the network outside of this host",
         ),
     ]
+
+
+def _unfiltered() -> bool:
+    """ptrace(2): only a tracer without a filter of its own may use PTRACE_O_SUSPEND_SECCOMP."""
+    status = Path("/proc/self/status").read_text().splitlines()
+    return "Seccomp:\t2" not in status
 
 
 def _file_system(name: str) -> bool:
