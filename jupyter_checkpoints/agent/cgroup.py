@@ -40,6 +40,16 @@ class Cgroup:
             found[controllers] = path
         return cls(found.get("freezer", found.get("", "/")))
 
+    @classmethod
+    def of_configuration(cls, path: str) -> Cgroup:
+        """That of OCI's ``cgroupsPath``; systemd's are written ``SLICE:PREFIX:NAME``."""
+        if ":" not in path:
+            return cls(path)
+        inside, prefix, name = path.split(":", 2)
+        parts = inside.removesuffix(".slice").split("-")
+        slices = ["-".join(parts[: n + 1]) + ".slice" for n in range(len(parts))]
+        return cls("/" + "/".join([*slices, f"{prefix}-{name}.scope"]))
+
     def directories(self) -> list[Path]:
         """Where the group exists now."""
         return [d for h in _hierarchies() if (d := h / self.path.lstrip("/")).is_dir()]

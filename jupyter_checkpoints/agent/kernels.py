@@ -277,7 +277,7 @@ class KernelService:
             if kernel.is_in("stopped", "exited"):
                 self._require_quota(record)
             keep = record.state == "stopped" and record.checkpoint == checkpoint_id
-            before = record.state
+            before = record.state, record.exit_code, record.reason
             try:
                 operation.check()
                 await self._set(kernel, "resuming")
@@ -286,9 +286,9 @@ class KernelService:
             except BaseException:
                 # If it has ended meanwhile, on_exit has said so.
                 if kernel.is_in("resuming"):
-                    await self._set(kernel, before)
+                    state, record.exit_code, record.reason = before
+                    await self._set(kernel, state)
                 raise
-            record.exit_code = None
             await self._running(kernel)
         return self._model(kernel)
 

@@ -32,6 +32,7 @@ from .kernels import connected, python_kernel
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(900)]
 
 ROUNDS = int(os.environ.get("CRASH_ROUNDS", "50"))
+VERBS = ["save", "stop", "resume", "clone"]
 #: About as long as the longest operation takes on an idle machine.
 SPAN = 0.45
 
@@ -110,7 +111,7 @@ async def _criu_killer(agent: Agent, delay: float) -> AsyncIterator[Callable[[],
         await killer.wait()
 
 
-async def _settled(client: AgentClient, kernel_id: str) -> KernelModel:
+async def settled(client: AgentClient, kernel_id: str) -> KernelModel:
     """The kernel when nothing works on it any more."""
     async for model in client.attach(kernel_id):
         if model.state in ("running", "stopped", "exited"):
@@ -118,13 +119,13 @@ async def _settled(client: AgentClient, kernel_id: str) -> KernelModel:
     raise AssertionError("the kernel is gone")
 
 
-async def _check_kernel(kernel: KernelModel, digest: str) -> None:
+async def check_kernel(kernel: KernelModel, digest: str) -> None:
     async with connected(kernel) as channels:
         await run(channels, "count += 1")
         assert await run(channels, "print(hashlib.sha256(data).hexdigest())") == digest
 
 
-async def _check_all(client: AgentClient, keep: str) -> int:
+async def check_all(client: AgentClient, keep: str) -> int:
     """Every checkpoint that is listed is whole; all but ``keep`` are then deleted."""
     listed = await client.checkpoints()
     for checkpoint in listed:
@@ -154,29 +155,29 @@ async def test_kill_9(private_agent: Agent, victim: str, caller: int) -> None:
     while rounds < ROUNDS or hits < ROUNDS // 2:
         rounds += 1
         assert rounds <= 4 * ROUNDS, hits
-        verb = choose.choice(["save", "stop", "resume", "clone"])
+        verb = choose.choice(VERBS)
         delay = choose.random() * SPAN
         hits += await _hit(agent, caller, victim, verb, kernel_id, base, delay)
         if agent.process is None:
             agent.start()
         async with AgentClient(agent.socket) as client:
-            kernel = await _settled(client, kernel_id)
+            kernel = await settled(client, kernel_id)
             # Whatever was hit, the kernel's state is not lost: it runs, or is saved and stopped.
             assert kernel.state in ("running", "stopped"), (verb, delay, kernel)
             if kernel.state == "stopped":
                 kernel = await client.resume(kernel_id, kernel.checkpoint)
             try:
-                await _check_kernel(kernel, digest)
+                await check_kernel(kernel, digest)
             except TimeoutError:
                 # What the client had sent may be read only after it is gone; and a kernel that is
                 # put back in the midst of a question has never heard it.
                 if victim != "client":
                     raise
-                await _check_kernel(await _settled(client, kernel_id), digest)
+                await check_kernel(await settled(client, kernel_id), digest)
             for other in await client.kernels():
                 if other.id != kernel_id:
                     await client.delete_kernel(other.id)
-            assert await _check_all(client, base.id) in (1, 2)
+            assert await check_all(client, base.id) in (1, 2)
     async with AgentClient(agent.socket) as client:
         await client.delete_kernel(kernel_id)
         await client.delete_checkpoint(base.id)
@@ -209,29 +210,37 @@ async def _hit(
             process.kill()
         return await process.wait() == -signal.SIGKILL
     async with AgentClient(agent.socket, user=caller or None) as client:
-        operations: dict[str, Callable[[], Awaitable[object]]] = {
-            "save": lambda: client.save(kernel_id, SaveRequest()),
-            "stop": lambda: client.save(kernel_id, SaveRequest(stop=True)),
-            "resume": lambda: client.resume(kernel_id, base.id),
-            "clone": lambda: client.start_kernel(
-                StartRequest(kernel_id=clone, checkpoint=base.id, detached=True)
-            ),
-        }
         if victim == "agent":
-            operation = asyncio.ensure_future(operations[verb]())
+            operation = asyncio.ensure_future(begin(verb, client, kernel_id, base, clone))
             await asyncio.sleep(delay)
             in_time = not operation.done()
             agent.end(signal.SIGKILL)
-            await _outcome(operation)
+            await outcome(operation)
             return in_time
         async with _criu_killer(agent, delay / 4) as killed:
             # Its end is noticed, not waited for until the time of the operation is up.
             async with asyncio.timeout(30):
-                await _outcome(operations[verb]())
+                await outcome(begin(verb, client, kernel_id, base, clone))
             return await killed()
 
 
-async def _outcome(operation: Awaitable[object]) -> None:
+async def begin(
+    verb: str, client: AgentClient, kernel_id: str, base: CheckpointModel, clone: str
+) -> object:
+    """One of the operations that are hit; ``clone`` is the id of a kernel that it may make."""
+    match verb:
+        case "save":
+            return await client.save(kernel_id, SaveRequest())
+        case "stop":
+            return await client.save(kernel_id, SaveRequest(stop=True))
+        case "resume":
+            return await client.resume(kernel_id, base.id)
+    return await client.start_kernel(
+        StartRequest(kernel_id=clone, checkpoint=base.id, detached=True)
+    )
+
+
+async def outcome(operation: Awaitable[object]) -> None:
     """It may fail; then with an error that says what happened."""
     try:
         await operation

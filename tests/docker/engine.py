@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
 import signal
@@ -83,9 +84,16 @@ class DockerEngine:
         return docker.DockerClient(base_url=self.url, version="auto", timeout=60)
 
     def start(self) -> None:
+        self.start_containerd()
+        self.start_dockerd()
+
+    def start_containerd(self) -> None:
         self.containerd = self._run("containerd", f"--config={self.root}/containerd.toml")
         wait_until(lambda: _listens(self.root / "containerd.sock"), what="containerd")
-        self.start_dockerd()
+        if self.dockerd is not None and self.dockerd.poll() is None:
+            # It tries to connect again only now and then.
+            with contextlib.closing(self.client()) as client:
+                wait_until(lambda: _knows_containerd(client), 60, "dockerd and containerd")
 
     def start_dockerd(self) -> None:
         self.dockerd = self._run(
@@ -108,6 +116,18 @@ class DockerEngine:
         self.dockerd.send_signal(signum)
         self.dockerd.wait(60)
         (self.root / "docker.sock").unlink(missing_ok=True)
+
+    def kill_containerd(self) -> None:
+        """``kill -9``; containers and their shims live on."""
+        assert self.containerd is not None
+        self.containerd.kill()
+        self.containerd.wait()
+        (self.root / "containerd.sock").unlink()
+
+    def shims(self) -> list[int]:
+        """The processes that hold containers for containerd."""
+        mine = f"-address\0{self.root}/containerd.sock\0".encode()
+        return [pid for pid, words in _processes() if b"containerd-shim" in words and mine in words]
 
     def stop(self) -> None:
         """End containers that are left, then the daemons."""
@@ -134,6 +154,16 @@ class DockerEngine:
                 stderr=log,
                 start_new_session=True,
             )
+
+
+def _knows_containerd(client: Any) -> bool:
+    return "containerd" in [part["Name"] for part in client.version()["Components"]]
+
+
+def _processes() -> Iterator[tuple[int, bytes]]:
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):
+            yield int(path.parent.name), path.read_bytes()
 
 
 def _listens(path: Path) -> bool:

@@ -297,9 +297,10 @@ def run(requests: str, runc: str, path: str, arguments: Arguments) -> NoReturn:
         json.dump(merged(ours, theirs, root.path), file)
     if root.mapped:
         _give_pipes(*root.owner)
-    # Where the agent finds the container when it saves it.
-    with open(os.path.join(bundle, "runc-root"), "w", encoding="utf-8") as file:
-        file.write(arguments.root)
+    # Where the agent finds the container when it saves it, or ends it.
+    for name, text in (("runc-root", arguments.root), ("cgroup", theirs["linux"]["cgroupsPath"])):
+        with open(os.path.join(bundle, name), "w", encoding="utf-8") as file:
+            file.write(text)
     environment = {
         "PATH": path,
         "LANG": "C.UTF-8",

@@ -20,6 +20,7 @@ import contextlib
 import json
 import logging
 import os
+import queue
 import shutil
 import signal
 import threading
@@ -31,7 +32,7 @@ import msgspec
 from msgspec import Struct
 
 from ... import layout as places
-from ...errors import CheckpointsError, HostNotReady, OperationTimeout
+from ...errors import CheckpointsError, Conflict, HostNotReady, OperationTimeout
 from ...layout import INIT_PATH, Layout
 from ...models import Mode
 from ...store.store import Staging
@@ -78,6 +79,7 @@ _INIT = Path("/usr/bin/tini-static")
 _EXIT_SECONDS = 20
 _DRAIN_SECONDS = 5.0
 _EVENT_SECONDS = 2.0
+_RETRY_SECONDS = 1.0
 # How often Docker's log of a kernel is looked at: while there is output, and while there is none.
 _LOOK_SECONDS = (0.05, 0.4)
 
@@ -141,6 +143,10 @@ class DockerEngine(EmbeddedEngine):
         self.requests = places.REQUESTS
         self._places: dict[str, _Place] = {}
         self._followers: dict[str, threading.Thread] = {}
+        #: Generations whose containers Docker could not remove when it was time.
+        self._unremoved: set[str] = set()
+        self._removing = threading.Lock()
+        self._removals: queue.SimpleQueue[str] = queue.SimpleQueue()
         self._closing = threading.Event()
         self.on_change = on_change
         #: Containers that are paused at Docker, and those that are being saved or held.
@@ -158,8 +164,14 @@ class DockerEngine(EmbeddedEngine):
         return Cgroup(place.cgroup) if place is not None else super()._cgroup(name)
 
     def _runc_state(self, name: str) -> tuple[Path, str]:
-        place = self._places[name]
+        place = self._place(name)
         return Path(place.runc_root), place.container
+
+    def _place(self, name: str) -> _Place:
+        place = self._places.get(name)
+        if place is None:
+            raise Conflict("The kernel's container has ended.")
+        return place
 
     def _labels(self, name: str) -> dict[str, str]:
         kernel, _, generation = name.rpartition(".")
@@ -170,6 +182,7 @@ class DockerEngine(EmbeddedEngine):
     async def open(self, known: dict[str, bool], checkpoints: set[str]) -> dict[str, Adopted]:
         await asyncio.to_thread(self._open_requests)
         self._paused = await asyncio.to_thread(self._list_paused)
+        threading.Thread(target=self._remove_later, name="removals", daemon=True).start()
         adopted = await super().open(known, checkpoints)
         await self.network.pass_firewall_of_docker()
         self._events.open()
@@ -203,8 +216,8 @@ class DockerEngine(EmbeddedEngine):
             labels = container["Labels"]
             name = f"{labels.get(_KERNEL)}.{labels.get(_GENERATION)}"
             if name not in running:
-                self._remove_container(container["Id"])
-                log.info("Removed a container of an earlier agent: %s", name)
+                log.info("Removing a container of an earlier agent: %s", name)
+                self._remove_containers(name)
 
     def _image_files(self) -> Path:
         with told():
@@ -213,6 +226,7 @@ class DockerEngine(EmbeddedEngine):
     async def close(self) -> None:
         self._closing.set()
         await asyncio.to_thread(self._events.close)
+        self._removals.put("")
         await super().close()
 
     async def _keep_spare(self) -> None:
@@ -308,6 +322,9 @@ class DockerEngine(EmbeddedEngine):
         labels = {**self._labels(name), _ADDRESS: self.address(spec.kernel_id)}
         limits = spec.limits
         image = self.docker_images.reference(spec.image_digest)
+        with self._removing:
+            if name in self._unremoved:
+                self._try_to_remove(name)
         with told():
             host_config = self.api.create_host_config(
                 **{
@@ -491,7 +508,7 @@ class DockerEngine(EmbeddedEngine):
         return name in self._paused
 
     async def _stand_still(self, name: str) -> None:
-        await self._look_whether_paused(name, self._places[name].container)
+        await self._look_whether_paused(name, self._place(name).container)
         if name in self._paused:
             await self._let_go_on(name)  # it may be running for a save
         else:
@@ -508,7 +525,7 @@ class DockerEngine(EmbeddedEngine):
     ) -> Saved:
         kernel = self._running(kernel_id)
         name = self._name(kernel_id, kernel.state.generation)
-        await self._look_whether_paused(name, self._places[name].container)
+        await self._look_whether_paused(name, self._place(name).container)
         self._saving.add(name)
         held = False
         try:
@@ -544,24 +561,68 @@ class DockerEngine(EmbeddedEngine):
         return code, reason
 
     def _destroy_processes(self, name: str) -> None:
-        place = self._places.get(name)
-        if place is not None:
-            self._cgroup(name).kill()
-            follower = self._followers.pop(name, None)
-            if follower is not None:
-                follower.join(_DRAIN_SECONDS)
-        labels = [f"{key}={value}" for key, value in self._labels(name).items()]
-        with told():
-            found = self.api.containers(all=True, filters={"label": labels})
-        for container in found:
-            self._remove_container(container["Id"])
+        self._kill(name)
+        follower = self._followers.pop(name, None)
+        if follower is not None:
+            follower.join(_DRAIN_SECONDS)
         self._places.pop(name, None)
         self._paused.discard(name)
         self._saving.discard(name)
+        self._remove_containers(name)
+
+    def _kill(self, name: str) -> None:
+        """End the processes of a generation, also if Docker has not said yet where they are."""
+        cgroup = self._cgroup(name)
+        if name not in self._places:
+            kernel, _, generation = name.rpartition(".")
+            with contextlib.suppress(OSError):
+                said = (self._bundle(kernel, int(generation)) / "cgroup").read_text()
+                cgroup = Cgroup.of_configuration(said)
+        cgroup.kill()
+
+    def _remove_containers(self, name: str) -> None:
+        """Remove what Docker has of a generation; if it cannot be done now, it is done later.
+
+        A kernel's processes have ended, and its files go, whatever Docker does: it may be just
+        about to be started again.
+        """
+        try:
+            with self._removing:
+                self._try_to_remove(name)
+        except CheckpointsError as error:
+            log.warning("The container of %s is removed later: %s", name, error)
+            self._removals.put(name)
+
+    def _remove_later(self) -> None:
+        """Tries until it is done; a thread, until the agent ends. The next one looks for itself."""
+        while name := self._removals.get():
+            done = False
+            while not (done or self._closing.wait(_RETRY_SECONDS)):
+                with self._removing, contextlib.suppress(CheckpointsError):
+                    if name in self._unremoved:
+                        self._try_to_remove(name)
+                        log.info("The container of %s is removed", name)
+                    done = True
+
+    def _try_to_remove(self, name: str) -> None:
+        self._unremoved.add(name)
+        labels = [f"{key}={value}" for key, value in self._labels(name).items()]
+        with told():
+            found = self.api.containers(all=True, filters={"label": labels})
+        if found:
+            self._require_containerd()
+        for container in found:
+            self._remove_container(container["Id"])
+        self._unremoved.discard(name)
+
+    def _require_containerd(self) -> None:
+        """Without it Docker would forget a container, and its shim would stay for good."""
+        with told():
+            parts = self.api.version().get("Components", ())
+        if "containerd" not in {part["Name"] for part in parts}:
+            raise HostNotReady("Docker cannot reach containerd.")
 
     def _remove_container(self, container: str) -> None:
-        for path in (self.requests / container, self.requests / f"{container}.restored"):
-            path.unlink(missing_ok=True)
         self._events.forget(container)
         try:
             with told():
@@ -573,6 +634,9 @@ class DockerEngine(EmbeddedEngine):
                 raise HostNotReady(
                     "Docker could not remove a container.", reason=str(error)
                 ) from error
+        # Not before: without a request it would be an ordinary container if it were started yet.
+        for path in (self.requests / container, self.requests / f"{container}.restored"):
+            path.unlink(missing_ok=True)
 
 
 def _reason(causes: list[DockerEvent], code: int) -> str:

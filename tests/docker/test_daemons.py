@@ -1,0 +1,178 @@
+"""kill -9 of Docker's own processes, at random moments of saves and resumes.
+
+dockerd and containerd come back, as their services do: at once, or only when what was going on has
+ended without them. A shim takes its container with it, which is an end like any other.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import signal
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from jupyter_checkpoints import layout
+from jupyter_checkpoints.agent import process
+from jupyter_checkpoints.client import AgentClient
+from jupyter_checkpoints.models import KernelModel, SaveRequest
+from tests.agent.agents import Agent, wait_until
+from tests.agent.cells import PATIENCE, run
+from tests.agent.conftest import running_agent
+from tests.agent.kernels import connected, python_kernel
+from tests.agent.test_crash import (
+    SPAN,
+    VERBS,
+    begin,
+    check_all,
+    check_kernel,
+    outcome,
+    settled,
+)
+
+from . import newest
+from .conftest import DOCKER
+from .engine import DockerEngine, running_engine
+
+pytestmark = [pytest.mark.anyio, pytest.mark.timeout(900)]
+
+ROUNDS = int(os.environ.get("CRASH_ROUNDS", "6"))
+LABEL = "org.jupyter.runtime-checkpoints"
+
+
+@pytest.fixture(scope="module")
+def docker_engine() -> Iterator[DockerEngine]:
+    """One that may be killed."""
+    programs = None if DOCKER == "host" else newest.require()
+    with running_engine(programs, containerd_images=DOCKER == "newest-containerd") as engine:
+        yield engine
+
+
+@pytest.fixture(scope="module")
+def agent(default_image: None, docker_engine: DockerEngine) -> Iterator[Agent]:
+    with running_agent(*docker_engine.options, env=docker_engine.agent_env) as agent:
+        yield agent
+
+
+class Victim:
+    """One of Docker's processes."""
+
+    def __init__(self, engine: DockerEngine, name: str, choose: random.Random) -> None:
+        self.engine = engine
+        self.name = name
+        self.choose = choose
+
+    def kill(self) -> None:
+        match self.name:
+            case "dockerd":
+                self.engine.stop_dockerd(signal.SIGKILL)
+            case "containerd":
+                self.engine.kill_containerd()
+            case "shim":
+                # The kernel's, or that of what is being started.
+                shim = self.choose.choice(sorted(self.engine.shims()))
+                children = Path(f"/proc/{shim}/task").glob("*/children")
+                held = [int(pid) for path in children for pid in path.read_text().split()]
+                os.kill(shim, signal.SIGKILL)
+                # containerd ends what it held.
+                wait_until(lambda: not any(map(process.start_time, held)))
+
+    def revive(self) -> None:
+        match self.name:
+            case "dockerd":
+                self.engine.start_dockerd()
+            case "containerd":
+                self.engine.start_containerd()
+
+
+async def told(client: AgentClient, kernel_id: str) -> KernelModel:
+    """The kernel when nothing works on it any more; if it has ended, that is known."""
+    while True:
+        kernel = await settled(client, kernel_id)
+        if kernel.state != "running" or process.start_time(kernel.pid or 0) is not None:
+            return kernel
+        await asyncio.sleep(0.05)
+
+
+def left_in_docker(agent: Agent, engine: DockerEngine) -> dict[str, object]:
+    """What Docker and containerd have of an agent's kernels; empty when there is none."""
+    client = engine.client()
+    label = f"{LABEL}.agent={agent.layout.run_dir}"
+    found: list[Any] = client.containers.list(all=True, filters={"label": label})
+    client.close()
+    requests = [p for p in layout.REQUESTS.iterdir() if str(agent.layout.run_dir) in p.read_text()]
+    return {
+        "containers": [(c.name, c.status, c.labels) for c in found],
+        "shims": engine.shims(),
+        "requests": requests,
+        "bundles": list((engine.root / "containerd" / "state").glob("*.task/*/*")),
+        "mounts": [
+            line.split()[4]
+            for line in Path("/proc/self/mountinfo").read_text().splitlines()
+            if f"{engine.root}/" in line and " overlay " in line
+        ],
+    }
+
+
+@pytest.mark.parametrize("name", ["dockerd", "containerd", "shim"])
+async def test_kill_9(agent: Agent, docker_engine: DockerEngine, name: str) -> None:
+    seed = int(os.environ.get("CRASH_SEED", random.randrange(10**6)))
+    print(f"CRASH_SEED={seed}")  # noqa: T201 - to repeat a failure
+    choose = random.Random(f"{name} {seed}")
+    victim = Victim(docker_engine, name, choose)
+    kernel_id = str(uuid.uuid4())
+    async with AgentClient(agent.socket) as client:
+        kernel = await client.start_kernel(python_kernel(kernel_id, detached=True))
+        async with connected(kernel) as channels:
+            await run(channels, "import os, hashlib; count = 0; data = os.urandom(20 << 20)")
+            digest = await run(channels, "print(hashlib.sha256(data).hexdigest())")
+        base = await client.save(kernel_id, SaveRequest(name="base"))
+        hits = rounds = 0
+        # A run in which hardly anything was ever hit would prove nothing.
+        while rounds < ROUNDS or hits < ROUNDS // 2:
+            rounds += 1
+            assert rounds <= 4 * ROUNDS, hits
+            verb, delay, at_once = (
+                choose.choice(VERBS),
+                choose.random() * SPAN,
+                choose.random() < 0.5,
+            )
+            operation = asyncio.ensure_future(
+                outcome(begin(verb, client, kernel_id, base, str(uuid.uuid4())))
+            )
+            await asyncio.sleep(delay)
+            hits += not operation.done()
+            await asyncio.to_thread(victim.kill)
+            if not at_once:
+                async with asyncio.timeout(PATIENCE):
+                    await operation
+            await asyncio.to_thread(victim.revive)
+            async with asyncio.timeout(PATIENCE):
+                await operation
+                kernel = await told(client, kernel_id)
+                if name == "shim" and kernel.state == "exited":
+                    assert kernel.exit_code == 128 + signal.SIGKILL
+                else:
+                    # Without Docker's daemons kernels live on.
+                    assert kernel.state in ("running", "stopped"), (verb, delay, kernel)
+                if kernel.state != "running":
+                    kernel = await client.resume(kernel_id, kernel.checkpoint or base.id)
+                await check_kernel(kernel, digest)
+                for other in await client.kernels():
+                    if other.id != kernel_id:
+                        await client.delete_kernel(other.id)
+            assert await check_all(client, base.id) in (1, 2)
+            # The kernel's container, and nothing else.
+            wait_until(
+                lambda: len(docker_engine.shims()) == 1,
+                what=f"{left_in_docker(agent, docker_engine)}",
+            )
+        await client.delete_kernel(kernel_id)
+        await client.delete_checkpoint(base.id)
+    agent.assert_clean()
+    wait_until(lambda: not any(left_in_docker(agent, docker_engine).values()))
