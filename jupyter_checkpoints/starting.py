@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
+
 from .after_resume import AfterResume
 from .bound import Bound, Plan
 from .client import connect
 from .context import Context, Part
 from .errors import CheckpointsError
 from .event_schemas import RUNTIME_EVENT
-from .models import Renewal
+from .models import CheckpointModel, Renewal
 from .resuming import Resuming
 
 
@@ -19,7 +21,8 @@ class Starting(Part):
         super().__init__(context)
         self._resuming = resuming
         self._after_resume = after_resume
-        self._fresh: set[str] = set()
+        #: When it was asked that a runtime's next kernel starts afresh.
+        self._fresh: dict[str, datetime] = {}
 
     async def plan(self, path: str, kernel_name: str, *, fresh: bool = False) -> Plan:
         """How the kernel of a notebook is to be started: afresh, or from its newest checkpoint."""
@@ -27,8 +30,7 @@ class Starting(Part):
         runtime = await self._notebooks.runtime_of(path, settings)
         if not runtime:
             return Plan(path=path)
-        fresh = fresh or runtime in self._fresh
-        self._fresh.discard(runtime)
+        asked = self._fresh.pop(runtime, None)
         checkpoint = None
         if self._settings.wake and not fresh:
             try:
@@ -43,6 +45,8 @@ class Starting(Part):
                     )
             except CheckpointsError as error:
                 self._log.warning("No checkpoint can be looked for: %s", error)
+        if asked is not None and checkpoint is not None and _current_at(checkpoint) <= asked:
+            checkpoint = None
         return Plan(path=path, runtime=runtime, checkpoint=checkpoint, mode=settings.mode)
 
     def renewals(self, plan: Plan) -> list[Renewal]:
@@ -51,8 +55,11 @@ class Starting(Part):
         return self._after_resume.renewals(plan.checkpoint, plan.runtime)
 
     def fresh_next(self, runtime: str) -> None:
-        """The next kernel of this runtime starts without a checkpoint, once."""
-        self._fresh.add(runtime)
+        """The next kernel of this runtime starts without a checkpoint, once.
+
+        What is saved only after that is resumed nevertheless: somebody has worked on meanwhile.
+        """
+        self._fresh[runtime] = datetime.now(UTC)
 
     async def started(
         self, kernel_id: str, plan: Plan, *, resumed: bool, busy: bool = False
@@ -88,3 +95,8 @@ class Starting(Part):
             f"could not be resumed, and is kept.\n{error}\n\n"
         )
         self._resuming.tell_failed(kernel_id, plan.checkpoint, plan.path, error, in_place=False)
+
+
+def _current_at(checkpoint: CheckpointModel) -> datetime:
+    """When the kernel was last known to be as it is in the checkpoint."""
+    return datetime.fromisoformat(max(checkpoint.created, checkpoint.touched))

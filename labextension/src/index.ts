@@ -2,6 +2,7 @@ import { corePlugin, servicePlugin } from './plugins/core';
 import { cellExecutorPlugin } from './plugins/cellExecutor';
 import { cellMarksPlugin } from './plugins/cellMarks';
 import { commandsPlugin } from './plugins/commands';
+import { freshLinkPlugin } from './plugins/freshLink';
 import { kernelStatusPlugin } from './plugins/kernelStatus';
 import { noticesPlugin } from './plugins/notices';
 import { offerPlugin } from './plugins/offer';
@@ -24,5 +25,6 @@ export default [
   cellExecutorPlugin,
   cellMarksPlugin,
   sleepingPlugin,
-  offerPlugin
+  offerPlugin,
+  freshLinkPlugin
 ];

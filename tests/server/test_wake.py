@@ -50,6 +50,20 @@ async def test_a_fresh_start_leaves_the_checkpoint(server: Server, how: str) -> 
     assert await jupyter.run(made["kernel"]["id"], "print(x)") == "1"
 
 
+async def test_what_is_saved_after_a_wish_for_a_fresh_start_is_resumed(server: Server) -> None:
+    notebook = server.write("n.ipynb")
+    jupyter = await server.start()
+    await slept(jupyter, notebook)
+    running = await jupyter.ask("POST", "/api/sessions", session(notebook))
+    # There is a kernel, so nobody starts one now.
+    await jupyter.ours("POST", "fresh", {"notebook": notebook})
+    await jupyter.run(running["kernel"]["id"], "x = 2")
+    await jupyter.save(running["kernel"]["id"])
+    await jupyter.ask("DELETE", f"/api/kernels/{running['kernel']['id']}")
+    made = await jupyter.ask("POST", "/api/sessions", session(notebook))
+    assert await jupyter.run(made["kernel"]["id"], "print(x)") == "2"
+
+
 async def test_two_starts_at_once_are_one(server: Server, client: AgentClient) -> None:
     notebook, other = server.write("n.ipynb"), server.write("other.ipynb")
     jupyter = await server.start()

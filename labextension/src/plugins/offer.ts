@@ -4,10 +4,11 @@ import type {
 } from '@jupyterlab/application';
 import { IRouter } from '@jupyterlab/application';
 import { Notification } from '@jupyterlab/apputils';
-import { PathExt, URLExt } from '@jupyterlab/coreutils';
+import { PathExt } from '@jupyterlab/coreutils';
 import type { NotebookPanel } from '@jupyterlab/notebook';
 import { INotebookTracker } from '@jupyterlab/notebook';
 
+import { asks, notebookOf } from '../address';
 import { IWorkbench } from '../workbench';
 
 /** `…/lab/tree/notebook.ipynb?checkpoints=1` offers to switch runtime checkpoints on. */
@@ -24,8 +25,8 @@ export const offerPlugin: JupyterFrontEndPlugin<void> = {
     tracker: INotebookTracker
   ): void => {
     const { model, actions, trans } = workbench;
-    const { path, search } = router.current;
-    if (URLExt.queryStringToObject(search ?? '').checkpoints !== '1') {
+    const path = notebookOf(router.current);
+    if (!asks(router.current, 'checkpoints')) {
       return;
     }
     const offer = async (panel: NotebookPanel) => {
@@ -51,8 +52,7 @@ export const offerPlugin: JupyterFrontEndPlugin<void> = {
         }
       );
     };
-    const named = (panel: NotebookPanel) =>
-      decodeURIComponent(path ?? '').endsWith(panel.context.localPath);
+    const named = (panel: NotebookPanel) => panel.context.localPath === path;
     void app.restored.then(() => {
       const open = tracker.find(named);
       if (open) {

@@ -154,6 +154,46 @@ test('starts fresh where that is asked for, and keeps what was saved', async ({
   await run(page, 2, '41');
 });
 
+test('starts fresh by a link, once', async ({
+  page,
+  request,
+  baseURL,
+  tmpPath
+}, info) => {
+  const file = `${tmpPath}/link.ipynb`;
+  await open(page, file, {
+    cells: ['x = 41; print("set")', 'print("x" in globals())']
+  });
+  await run(page, 0, 'set');
+  await button(page).click();
+  await stateIs(page, 'saved');
+  const bare = { waitForIsReady: false };
+  const link = `${baseURL}/lab/tree/${file}?fresh=1`;
+  // A kernel that runs is left alone.
+  await page.goto(link, bare);
+  await expect(page).not.toHaveURL(/fresh/);
+  await expect(notice(page, 'left alone')).toBeVisible();
+  await shown(page, 'link', info);
+  await run(page, 1, 'True');
+
+  const stop = async () => {
+    const [kernel] = await (await request.get(`${baseURL}/api/kernels`)).json();
+    await request.delete(`${baseURL}/api/kernels/${kernel.id}`);
+  };
+  await page.goto('about:blank', bare);
+  await stop();
+  await page.goto(link, bare);
+  await expect(page).not.toHaveURL(/fresh/);
+  await run(page, 1, 'False');
+  await page.reload(bare);
+  await run(page, 1, 'False');
+  // What was saved is still there, and the next kernel has it.
+  await page.goto('about:blank', bare);
+  await stop();
+  await page.goto(`${baseURL}/lab/tree/${file}`, bare);
+  await run(page, 1, 'True');
+});
+
 test('cancels a save, and the kernel goes on', async ({
   page,
   tmpPath

@@ -11,16 +11,18 @@ test('works in Notebook 7', async ({ page, request }, info) => {
       type: 'notebook',
       format: 'json',
       content: {
-        cells: ['x = 41; print("set")', 'x += 1; print(x)'].map(
-          (source, i) => ({
-            cell_type: 'code',
-            execution_count: null,
-            id: `cell-${i}`,
-            metadata: {},
-            outputs: [],
-            source
-          })
-        ),
+        cells: [
+          'x = 41; print("set")',
+          'x += 1; print(x)',
+          'print("x" in globals())'
+        ].map((source, i) => ({
+          cell_type: 'code',
+          execution_count: null,
+          id: `cell-${i}`,
+          metadata: {},
+          outputs: [],
+          source
+        })),
         metadata: {
           kernelspec: {
             name: 'checkpoints-sleepy',
@@ -56,4 +58,13 @@ test('works in Notebook 7', async ({ page, request }, info) => {
   await expect(status.getByText('Asleep')).toBeHidden();
   await expect(status.getByText('Dead')).toHaveCount(0);
   await shown(page, 'notebook7-awake', info);
+
+  await expect(button).toHaveAttribute('data-state', 'asleep');
+  await page.goto(`${SERVER}/notebooks/${name}?fresh=1`);
+  await expect(page).not.toHaveURL(/fresh/);
+  await cells.nth(2).locator('.cm-content').click();
+  await page.keyboard.press('Control+Enter');
+  await expect(cells.nth(2).locator('.jp-OutputArea-output')).toHaveText(
+    'False'
+  );
 });
