@@ -51,6 +51,7 @@ Grantee = int | Literal["*"]
 Text = Annotated[str, Meta(max_length=65536)]
 
 _ID = re.compile(ID_PATTERN)
+_VOLUME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{1,127}")
 
 
 def is_id(text: str) -> bool:
@@ -58,12 +59,23 @@ def is_id(text: str) -> bool:
     return _ID.match(text) is not None
 
 
+def is_volume(text: str) -> bool:
+    """Whether ``text`` can be the name of a volume of Docker's; no absolute path is one."""
+    return _VOLUME.fullmatch(text) is not None
+
+
 class Mount(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A host directory or file shown inside the container (bind mount, nosuid, nodev)."""
+    """A host directory, file or volume shown inside the container (bind mount, nosuid, nodev)."""
 
     source: Annotated[str, Meta(max_length=4096)]
+    """An absolute path, or the name of a volume of Docker's."""
     target: Annotated[str, Meta(max_length=4096)]
     read_only: bool = False
+
+    @property
+    def volume(self) -> str:
+        """The name of the volume; empty if it is a path of the host."""
+        return self.source if is_volume(self.source) else ""
 
 
 class Limits(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -6,6 +6,7 @@ a kernel useless: an image's own ``/usr`` hidden behind the host's, for instance
 
 from __future__ import annotations
 
+import getpass
 import os
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
@@ -13,7 +14,7 @@ from typing import Any
 
 from . import layout
 from .errors import InvalidRequest
-from .models import Mount
+from .models import Mount, is_volume
 
 #: Belong to the image or the system, with everything below them.
 _TREES = (
@@ -46,7 +47,8 @@ def own_path_mount(directory: str | os.PathLike[str]) -> Mount | None:
 def volume_mounts(volumes: Mapping[str, Any], *, read_only: bool = False) -> list[Mount]:
     """``{host path: container path}``, or ``{host path: {"bind": path, "mode": "ro"}}``.
 
-    The vocabulary is dockerspawner's ``volumes`` and ``read_only_volumes``.
+    The vocabulary is dockerspawner's ``volumes`` and ``read_only_volumes``: in place of a host
+    path there may be the name of a volume of Docker's, and ``{username}`` in either.
 
     Raises
     ------
@@ -54,24 +56,26 @@ def volume_mounts(volumes: Mapping[str, Any], *, read_only: bool = False) -> lis
         If a path is not absolute or an entry has another shape.
     """
     mounts = []
+    user = getpass.getuser()
     for host, where in volumes.items():
         target = where.get("bind") if isinstance(where, Mapping) else where
         mode = where.get("mode", "rw") if isinstance(where, Mapping) else "rw"
-        source = os.path.expanduser(host)
+        source = os.path.expanduser(host.replace("{username}", user))
         if not isinstance(target, str) or mode not in {"rw", "ro"}:
             raise InvalidRequest(
                 f"The volume {host!r} cannot be read: {where!r}.",
                 hint='Write {"/host/path": "/container/path"} or '
                 '{"/host/path": {"bind": "/container/path", "mode": "ro"}}.',
             )
-        if not os.path.isabs(source) or not os.path.isabs(target):
+        if not (os.path.isabs(source) or is_volume(source)) or not os.path.isabs(target):
             raise InvalidRequest(
                 f"The volume {host!r} → {target!r} is not absolute on both sides.",
-                hint="Only host directories can be mounted, by absolute path.",
+                hint="What can be mounted are host directories by absolute path, and with Docker "
+                "Engine volumes by name.",
             )
         mounts.append(
             Mount(
-                source=os.path.realpath(source),
+                source=source if is_volume(source) else os.path.realpath(source),
                 target=os.path.normpath(target),
                 read_only=read_only or mode == "ro",
             )
@@ -84,6 +88,7 @@ def covers(mounts: list[Mount], directory: str | os.PathLike[str]) -> bool:
     path = Path(directory)
     return any(
         path.is_relative_to(mount.target)
+        and not mount.volume
         and (Path(mount.source) / path.relative_to(mount.target)).is_dir()
         for mount in mounts
     )

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from jupyter_core.application import JupyterApp
-from traitlets import Bool, Dict, Enum, Float, Int, List, Unicode
+from traitlets import Bool, Dict, Enum, Float, Int, List, TraitError, Unicode, validate
 
 from .. import __version__, layout
 from ..errors import CheckpointsError, Conflict, HostNotReady, NotAllowed
@@ -31,9 +31,11 @@ from .api import application
 from .audit import Audit
 from .checkpoints import CheckpointService
 from .connections import AgentServer, raise_descriptor_limit
+from .docker_host_config import HOST_CONFIG, OWN_CONFIG, checked_host_config
 from .docker_images import DockerImages
+from .docker_volumes import DockerVolumes
 from .engines.choice import choose
-from .engines.docker import HOST_CONFIG, DockerEngine
+from .engines.docker import DockerEngine
 from .engines.embedded import EmbeddedEngine
 from .engines.engine import Engine
 from .identity import PathOpener, group_ids
@@ -99,9 +101,14 @@ class AgentApp(JupyterApp):
         "", help="URL of Docker's socket, if it is not the usual one: unix:///run/docker.sock."
     ).tag(config=True)
     extra_host_config = Dict(
-        key_trait=Enum(sorted(HOST_CONFIG)),
-        help="With Docker: further limits and logging of kernels' containers, by the names of the "
-        "Docker SDK: " + ", ".join(sorted(HOST_CONFIG)) + ".",
+        help="With Docker: further limits, logging and names of hosts for kernels' containers, by "
+        "the names of the Docker SDK: " + ", ".join(sorted(HOST_CONFIG | OWN_CONFIG)) + ".",
+    ).tag(config=True)
+    allowed_volumes = List(
+        Unicode(),
+        [],
+        help="With Docker: volumes that ordinary users may mount by name: names or patterns, where "
+        "{username} is the user's own name (jupyterhub-user-{username}). Root may mount all.",
     ).tag(config=True)
     pool = Enum(
         ["auto", "btrfs", "reflink", "copy"],
@@ -193,6 +200,13 @@ class AgentApp(JupyterApp):
         "processor has nothing else to do; reading it takes a little longer then. 0: never.",
     ).tag(config=True)
 
+    @validate("extra_host_config")
+    def _validate_host_config(self, proposal: dict[str, Any]) -> Any:
+        try:
+            return checked_host_config(proposal["value"])
+        except ValueError as error:
+            raise TraitError(f"extra_host_config: {error}") from error
+
     def _log_level_default(self) -> int:
         return logging.INFO
 
@@ -253,7 +267,9 @@ class AgentApp(JupyterApp):
             images=images,
             store=await asyncio.to_thread(self._open_store, paths),
             facts=facts,
-            opener=PathOpener(),
+            opener=PathOpener(
+                DockerVolumes(docker, self.allowed_volumes) if docker is not None else None
+            ),
             quotas=Quotas(
                 images=tuple(self.allowed_images),
                 maxima=Limits(

@@ -535,6 +535,7 @@ class CheckpointService:
                 here=self.facts,
                 runs_as=self.engine.runs_as(identity),
                 require_image=self.images.require,
+                require_volume=lambda name: self.opener.volumes.require(name),
                 mounts=mounts,
                 limits=limits,
                 files=files,

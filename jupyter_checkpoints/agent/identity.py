@@ -18,7 +18,7 @@ import subprocess
 import threading
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
-from typing import Literal
+from typing import Literal, Protocol
 
 from msgspec import Struct
 
@@ -107,13 +107,29 @@ class OpenMount(Struct, frozen=True, kw_only=True):
     directory: bool
 
 
+class Volumes(Protocol):
+    """Volumes that have names; :class:`~.docker_volumes.DockerVolumes`."""
+
+    def open(self, name: str, identity: Identity) -> int:
+        """A descriptor of a volume's directory."""
+
+    def create(self, name: str, identity: Identity) -> None:
+        """Make a volume that is not there yet."""
+
+    def require(self, name: str) -> None:
+        """Raise ``NotFound`` if there is none of that name."""
+
+
 class PathOpener:
     """Opens and measures paths with a caller's rights; made once by the agent.
+
+    ``volumes``: those that can be named instead; ``None`` if there are none.
 
     Its helper process starts with the first ordinary user who needs it, and ends with the agent.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, volumes: Volumes | None = None) -> None:
+        self._volumes = volumes
         self._lock = threading.Lock()
         self._helper: subprocess.Popen[bytes] | None = None
         self._control: socket.socket | None = None
@@ -148,35 +164,62 @@ class PathOpener:
             said, _ = self._ask(identity, "size", paths)
         return [size if size >= 0 else None for size in said]
 
+    @property
+    def volumes(self) -> Volumes:
+        """Those that can be named. Raises ``InvalidRequest`` if the engine has none."""
+        if self._volumes is None:
+            raise InvalidRequest(
+                "Volumes cannot be mounted by name here.",
+                reason="They are Docker's, and this agent uses the embedded engine.",
+                hint="Mount a directory of the host, by its path.",
+            )
+        return self._volumes
+
+    def create_volumes(self, identity: Identity, mounts: Sequence[Mount]) -> None:
+        """Make the volumes among the mounts that are not there yet. Blocking."""
+        for mount in mounts:
+            if mount.volume:
+                self.volumes.create(mount.volume, identity)
+
     def close(self) -> None:
         """End the helper. Blocking."""
         with self._lock:
             self._stop()
 
     def _open_all(self, identity: Identity, mounts: Sequence[Mount]) -> list[OpenMount]:
-        if not mounts:
-            return []
-        paths = [mount.source for mount in mounts]
+        paths = [mount.source for mount in mounts if not mount.volume]
+        codes, opened = self._open_paths(identity, paths)
         descriptors: list[int] = []
         try:
-            if identity.is_root:
-                codes = []
-                for path in paths:
-                    try:
-                        descriptors.append(opener.open_path(path))
-                        codes.append(0)
-                    except OSError as error:
-                        codes.append(error.errno or errno.EIO)
-            else:
-                codes, descriptors = self._ask(identity, "open", paths)
             for path, code in zip(paths, codes, strict=True):
                 if code:
                     raise _refusal(identity, path, code)
+            for mount in mounts:
+                if mount.volume:
+                    descriptors.append(self.volumes.open(mount.volume, identity))
+                else:
+                    descriptors.append(opened.pop(0))
             return [_open_mount(mount, fd) for mount, fd in zip(mounts, descriptors, strict=True)]
         except BaseException:
-            for fd in descriptors:
+            for fd in descriptors + opened:
                 os.close(fd)
             raise
+
+    def _open_paths(self, identity: Identity, paths: Sequence[str]) -> tuple[list[int], list[int]]:
+        """For each path 0 or an errno, and a descriptor of each that could be opened."""
+        if not paths:
+            return [], []
+        if not identity.is_root:
+            return self._ask(identity, "open", paths)
+        codes: list[int] = []
+        descriptors: list[int] = []
+        for path in paths:
+            try:
+                descriptors.append(opener.open_path(path))
+                codes.append(0)
+            except OSError as error:
+                codes.append(error.errno or errno.EIO)
+        return codes, descriptors
 
     def _ask(
         self, identity: Identity, kind: Literal["open", "size"], paths: Sequence[str]

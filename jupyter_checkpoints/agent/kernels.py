@@ -208,6 +208,8 @@ class KernelService:
             owner = await self._owner(caller, caller.uid if kernel is None else kernel.record.uid)
             record = await self._record(owner, request, mounts)
         await self._check_image(record)
+        if manifest is None:
+            await asyncio.to_thread(self.opener.create_volumes, record.identity, mounts)
         async with self.opener.opened(record.identity, mounts) as opened:
             return await self._start(caller, record, manifest, opened, operation)
 

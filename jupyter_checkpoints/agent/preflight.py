@@ -13,7 +13,7 @@ from pathlib import Path
 
 import msgspec
 
-from ..errors import NotFound
+from ..errors import CheckpointsError, NotFound
 from ..models import Finding, HostFacts, Limits, Mount
 from ..store.store import Manifest
 from .criu import OpenFile
@@ -49,6 +49,7 @@ def check(
     here: HostFacts,
     runs_as: RunsAs,
     require_image: Callable[[str], None],
+    require_volume: Callable[[str], None],
     mounts: list[Mount],
     limits: Limits,
     files: list[OpenFile],
@@ -62,6 +63,8 @@ def check(
         With whose rights the processes would go on.
     require_image:
         Raises ``NotFound`` if there is no image with a digest.
+    require_volume:
+        Raises an error if there is no volume with a name that could be mounted.
     mounts, limits:
         Of the container that would be resumed.
     files:
@@ -75,6 +78,7 @@ def check(
         *_image(manifest, require_image),
         *_memory(manifest, limits),
         *_mounts(manifest, mounts),
+        *_volumes(manifest, mounts, require_volume),
         *_files(mounts, files, sizes),
     ]
     return sorted(found, key=lambda f: f.severity)
@@ -203,6 +207,23 @@ def _mounts(manifest: Manifest, mounts: list[Mount]) -> Iterator[Finding]:
         )
 
 
+def _volumes(
+    manifest: Manifest, mounts: list[Mount], require: Callable[[str], None]
+) -> Iterator[Finding]:
+    recorded = {mount.target for mount in manifest.checkpoint.mounts}
+    for mount in mounts:
+        if mount.volume and mount.target in recorded:
+            try:
+                require(mount.volume)
+            except CheckpointsError as error:
+                yield _block(
+                    "volume-missing",
+                    f"The kernel was using the volume {mount.volume} at {mount.target}, which "
+                    f"cannot be given to it: {error.message}",
+                    error.hint or error.reason,
+                )
+
+
 def _files(
     mounts: list[Mount], files: list[OpenFile], sizes: Callable[[list[str]], list[int | None]]
 ) -> Iterator[Finding]:
@@ -210,7 +231,10 @@ def _files(
     outside: list[tuple[str, int]] = []
     for file in files:
         mount = next((m for m in mounts if _below(file.path, m.target)), None)
-        if mount is None or file.path.endswith(" (deleted)") or "/link_remap." in file.path:
+        # What is in a volume CRIU looks at itself: its owner must not lead us anywhere else.
+        if mount is None or mount.volume:
+            continue
+        if file.path.endswith(" (deleted)") or "/link_remap." in file.path:
             continue
         relative = os.path.relpath(file.path, mount.target)
         outside.append((os.path.normpath(os.path.join(mount.source, relative)), file.size))

@@ -111,11 +111,13 @@ def checked_mounts(mounts: list[Mount]) -> list[Mount]:
     for mount in mounts:
         for path in (mount.source, mount.target):
             plain = path.isprintable() and os.path.isabs(path) and os.path.normpath(path) == path
-            if not plain or path.startswith("//"):
+            if (not plain or path.startswith("//")) and (
+                path != mount.volume or path == mount.target
+            ):
                 raise InvalidRequest(
                     f"{path[:200]!r} cannot be mounted.",
                     reason="A mount needs absolute paths without `.`, `..`, a slash at the end, "
-                    "or characters that cannot be printed.",
+                    "or characters that cannot be printed, or the name of a volume.",
                 )
         if mount.target == "/" or any(
             mount.target == r or mount.target.startswith(r + "/") for r in _RESERVED

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import getpass
 import os
 import sys
 from pathlib import Path
@@ -213,7 +214,15 @@ async def test_volumes(tmp_path: Path) -> None:
     ]
 
 
-@pytest.mark.parametrize("volume", [{"data": "/mnt"}, {"/data": "mnt"}, {"/d": 1}, {"/d": {}}])
+def test_volumes_by_name() -> None:
+    user = getpass.getuser()
+    assert mounts.volume_mounts({"of-{username}": "/work", "/data/{username}": "/data"}) == [
+        Mount(source=f"of-{user}", target="/work"),
+        Mount(source=f"/data/{user}", target="/data"),
+    ]
+
+
+@pytest.mark.parametrize("volume", [{"./data": "/mnt"}, {"/data": "mnt"}, {"/d": 1}, {"/d": {}}])
 def test_volumes_that_cannot_be_read(volume: dict[str, Any]) -> None:
     with pytest.raises(InvalidRequest):
         mounts.volume_mounts(volume)

@@ -34,18 +34,19 @@ from msgspec import Struct
 from ... import layout as places
 from ...errors import CheckpointsError, Conflict, HostNotReady, OperationTimeout
 from ...layout import INIT_PATH, Layout
-from ...models import Mode
+from ...models import Mode, is_volume
 from ...store.store import Staging
 from .. import process, userns
 from ..cgroup import Cgroup
 from ..docker_client import DockerFailed, DockerMissing, told
 from ..docker_events import DockerEvent, DockerEvents
+from ..docker_host_config import HOST_CONFIG, applied, hosts, resolv_conf
 from ..docker_images import DockerImages
 from ..docker_log import DockerLog
 from ..docker_runtime.create import STALE
 from ..docker_setup import RUNTIME
 from ..monitor import Log
-from ..network import Network
+from ..network import Link, Network
 from ..rootfs import Pool, forget_origins
 from ..seccomp import DEFAULT_CAPABILITIES
 from ..subids import SubordinateIds
@@ -58,23 +59,6 @@ log = logging.getLogger(__name__)
 _LABEL = "org.jupyter.runtime-checkpoints"
 _AGENT, _KERNEL, _GENERATION = f"{_LABEL}.agent", f"{_LABEL}.kernel", f"{_LABEL}.generation"
 _ADDRESS = f"{_LABEL}.address"
-#: What may be set besides: resources and logging. What keeps kernels apart from the host is in the
-#: agent's own configuration of their containers, whatever Docker was told.
-HOST_CONFIG = frozenset(
-    {
-        "blkio_weight",
-        "cgroup_parent",
-        "cpu_shares",
-        "cpuset_cpus",
-        "cpuset_mems",
-        "device_read_bps",
-        "device_write_bps",
-        "log_config",
-        "mem_reservation",
-        "mem_swappiness",
-        "oom_kill_disable",
-    }
-)
 _INIT = Path("/usr/bin/tini-static")
 _EXIT_SECONDS = 20
 _DRAIN_SECONDS = 5.0
@@ -100,7 +84,7 @@ class DockerEngine(EmbeddedEngine):
     images:
         Docker's, with its client.
     host_config:
-        Further arguments of ``APIClient.create_host_config``, some of :data:`HOST_CONFIG`.
+        Further arguments of ``APIClient.create_host_config``, checked.
     on_change:
         Called with the id of a kernel that was paused, or goes on.
     """
@@ -319,6 +303,8 @@ class DockerEngine(EmbeddedEngine):
 
     def _create(self, spec: ContainerSpec, name: str, request: dict[str, str]) -> str:
         """Make Docker's container, and leave word for the runtime what it is to be."""
+        from docker.types import Mount
+
         labels = {**self._labels(name), _ADDRESS: self.address(spec.kernel_id)}
         limits = spec.limits
         image = self.docker_images.reference(spec.image_digest)
@@ -340,7 +326,13 @@ class DockerEngine(EmbeddedEngine):
                         "Config": {"max-size": str(_LOG_SIZE), "max-file": str(_LOG_FILES)},
                     },
                     **_limits(limits.memory, limits.cpus, limits.pids),
-                    **self.host_config,
+                    **{k: v for k, v in self.host_config.items() if k in HOST_CONFIG},
+                    # So that Docker knows that they are in use.
+                    "mounts": [
+                        Mount(m.target, m.source, "volume", m.read_only, no_copy=True)
+                        for m in spec.mounts
+                        if is_volume(m.source)
+                    ],
                 }
             )
             made = self.api.create_container(
@@ -361,6 +353,17 @@ class DockerEngine(EmbeddedEngine):
         with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
             file.write(msgspec.json.encode(request))
         return container
+
+    def _configuration(
+        self, spec: ContainerSpec, bundle: Path, parts: _Parts, link: Link
+    ) -> dict[str, Any]:
+        return applied(super()._configuration(spec, bundle, parts, link), self.host_config)
+
+    def _hosts(self, hostname: str) -> str:
+        return super()._hosts(hostname) + hosts(self.host_config)
+
+    def _resolv_conf(self) -> str:
+        return resolv_conf(self.host_config, super()._resolv_conf())
 
     def _start(self, container: str) -> None:
         with told():

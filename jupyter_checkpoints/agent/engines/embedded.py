@@ -571,7 +571,8 @@ class EmbeddedEngine(Engine):
             stage.mkdir(mode=0o700)
         self._lay_out(spec, layer, parts, fresh=fresh)
         binds.stage(spec.mounts, parts.mounts)
-        _write_private(parts.private, spec, parts.owner)
+        names = {"hosts": self._hosts(spec.hostname), "resolv.conf": self._resolv_conf()}
+        _write_private(parts.private, spec, parts.owner, names)
         if parts.ids is not None:
             for directory in (stage, parts.mounts, parts.private):
                 os.chown(directory, *parts.ids.keeper)
@@ -584,6 +585,14 @@ class EmbeddedEngine(Engine):
             return
         with self._namespaces.get(parts.ids) as namespace:
             mount_mapped_overlay(image, layer, parts.rootfs, namespace, parts.owner)
+
+    def _hosts(self, hostname: str) -> str:
+        """``/etc/hosts`` of a container."""
+        return f"127.0.0.1 localhost\n::1 localhost\n127.0.1.1 {hostname}\n"
+
+    def _resolv_conf(self) -> str:
+        """``/etc/resolv.conf`` of a container."""
+        return _resolv_conf()
 
     def _job(self, name: str, bundle: Path, source: Source) -> Job:
         return Job(
@@ -1397,18 +1406,18 @@ def _resolv_conf() -> str:
     return text
 
 
-def _write_private(directory: Path, spec: ContainerSpec, owner: tuple[int, int]) -> None:
-    """The small files that the agent gives a container."""
+def _write_private(
+    directory: Path, spec: ContainerSpec, owner: tuple[int, int], names: dict[str, str]
+) -> None:
+    """The small files that the agent gives a container; ``names``: those for names of hosts."""
     python = directory / "connection" / "python" / "jupyter_checkpoints"
     for part in (python.parent.parent, python.parent, python):
         part.mkdir(mode=0o755, parents=True, exist_ok=True)
         part.chmod(0o755)
     directory.chmod(0o700)
-    hosts = f"127.0.0.1 localhost\n::1 localhost\n127.0.1.1 {spec.hostname}\n"
     for path, text, mode in (
         (directory / "connection" / "connection.json", spec.connection_file, 0o600),
-        (directory / "hosts", hosts, 0o644),
-        (directory / "resolv.conf", _resolv_conf(), 0o644),
+        *((directory / name, text, 0o644) for name, text in names.items()),
         (directory / "machine-id", spec.machine_id + "\n", 0o444),
         (python / "ipython.py", _IPYTHON.read_text(), 0o644),
     ):
