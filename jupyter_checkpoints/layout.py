@@ -105,6 +105,11 @@ class Layout:
         return self.data_dir / "subordinate-ids.json"
 
     @property
+    def cgroups(self) -> Path:
+        """Links to the hierarchies of control groups, for CRIU."""
+        return self.run_dir / "cgroups"
+
+    @property
     def runc_root(self) -> Path:
         return self.run_dir / "runc"
 

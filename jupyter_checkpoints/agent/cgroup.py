@@ -10,16 +10,45 @@ import contextlib
 import os
 import signal
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 ROOT = Path("/sys/fs/cgroup")
 _REAPED_SECONDS = 5.0
+_LOOK_SECONDS = 0.0005
 
 
 def _hierarchies() -> list[Path]:
     if (ROOT / "cgroup.controllers").exists():
         return [ROOT]
     return [p for p in ROOT.iterdir() if p.is_dir() and not p.is_symlink()]
+
+
+def link_hierarchies(directory: Path) -> bool:
+    """Make a directory with a link to each hierarchy, as CRIU names them; whether all were found.
+
+    Raises ``OSError`` if it cannot be made.
+    """
+    mounts: dict[str, str] = {}
+    for line in Path("/proc/self/mountinfo").read_text().splitlines():
+        fields, _, filesystem = line.partition(" - ")
+        kind, _, options = filesystem.split(maxsplit=2)
+        root, target = fields.split()[3:5]
+        if root == "/" and kind == "cgroup2":
+            mounts.setdefault("", target)
+        elif root == "/" and kind == "cgroup":
+            for option in options.split(","):
+                mounts.setdefault(option, target)
+    directory.mkdir(mode=0o700, exist_ok=True)
+    for line in Path("/proc/self/cgroup").read_text().splitlines():
+        _, controllers, _ = line.split(":", 2)
+        place = mounts.get(controllers.split(",")[0])
+        if place is None:
+            return False
+        link = directory / (controllers.removeprefix("name=") or "unified")
+        link.unlink(missing_ok=True)
+        link.symlink_to(place)
+    return True
 
 
 class Cgroup:
@@ -78,6 +107,24 @@ class Cgroup:
                         (directory / name).write_text(value)
                 except OSError:
                     continue
+
+    def thaw_again(self, too_late: Callable[[], bool]) -> bool:
+        """Wait until the processes are being frozen and let them run; whether that came. Blocking.
+
+        CRIU puts the group back to what it was before it, which is frozen, when it has done with
+        the processes; to hear of that from its end takes several milliseconds longer.
+        """
+        try:
+            state, freezer = self._freezer()
+            running = "THAWED" if state == "FROZEN" else "0"
+            while not too_late():
+                if freezer.read_text().strip() != running:
+                    freezer.write_text(running)
+                    return True
+                time.sleep(_LOOK_SECONDS)
+        except OSError:
+            pass  # they have ended
+        return False
 
     def freeze_script(self) -> str:
         """A shell script that freezes the processes, and waits a while until all stand still.

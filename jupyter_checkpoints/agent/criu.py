@@ -119,8 +119,11 @@ class Explanation(Struct, frozen=True):
 
 
 #: A client's connection that nobody has accepted yet, a message of the kernel's that nobody has
-#: read yet: so it is while a kernel starts and its clients come.
-_PASSING = re.compile(r"In-flight connection|netlink: The socket has data to read")
+#: read yet: so it is while a kernel starts and its clients come. A connection's queue from which
+#: something was just acknowledged.
+_PASSING = re.compile(
+    r"In-flight connection|netlink: The socket has data to read|recv failed \(\d+, want \d+\)"
+)
 
 
 def explain(log: str, otherwise: str) -> Explanation:
@@ -167,7 +170,9 @@ def configuration(
     *,
     ghost_limit: int,
     keep_connections: bool,
+    lock_network: bool = True,
     action_script: Path | None = None,
+    cgroups: Path | None = None,
     more: str = "",
 ) -> str:
     """The text of one container's CRIU configuration file.
@@ -179,16 +184,24 @@ def configuration(
     keep_connections:
         False at the restore of anything but the kernel's last state in its own place: TCP
         connections come back closed. A dump always takes them alive.
+    lock_network:
+        False at the dump of a kernel that goes on: what reaches it meanwhile waits in its sockets,
+        and of the connections in the images nothing is ever sent.
     action_script:
         Run by CRIU at each stage, see :func:`action_script`.
+    cgroups:
+        Where it finds all hierarchies of control groups; otherwise it mounts them all for itself.
     more:
         Further lines.
     """
-    lines = ["network-lock nftables", "link-remap", f"ghost-limit {ghost_limit}"]
+    lock = "nftables" if lock_network else "skip"
+    lines = [f"network-lock {lock}", "link-remap", f"ghost-limit {ghost_limit}"]
     if not keep_connections:
         lines.append("tcp-close")
     if action_script is not None:
         lines.append(f"action-script {action_script}")
+    if cgroups is not None:
+        lines.append(f"cgroup-yard {cgroups}")
     return "\n".join(lines) + "\n" + more
 
 
@@ -257,6 +270,8 @@ def messages(data: bytes) -> Iterator[bytes]:
 
 #: The image that names all open files.
 FILES = "files.img"
+#: The image of deleted files that are open. CRIU gives them names for as long as its script runs.
+REMAPS = "remap-fpath.img"
 
 
 class OpenFile(Struct, frozen=True):

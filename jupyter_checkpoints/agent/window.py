@@ -13,9 +13,11 @@ import contextlib
 import fcntl
 import os
 import resource
+import select
 import socket
 import struct
 from collections.abc import Callable, Coroutine
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 #: Descriptors that a child inherits have this number at least: Go puts those of its own children
@@ -66,25 +68,43 @@ class Window:
         """What CRIU's configuration has to say."""
         return f"ps-socket {self._theirs}\n"
 
-    async def during(self, dump: Coroutine[Any, Any, object], take: Callable[[], None]) -> None:
+    async def during(
+        self,
+        dump: Coroutine[Any, Any, object],
+        take: Callable[[], None],
+        go_on: Callable[[Callable[[], bool]], object] = lambda ended: None,
+    ) -> None:
         """Run a dump, and ``take``, in a thread, while all stands still.
 
-        Raises whatever either does; the dump has ended then, and the processes go on.
+        Then ``go_on`` is called in that thread, with what tells whether the dump has ended.
+        Raises whatever any of them does; the dump has ended then, and the processes go on.
         """
-        running = asyncio.ensure_future(dump)
-        opened = asyncio.ensure_future(self._opened())
+        running: asyncio.Future[object] = asyncio.ensure_future(dump)
+
+        def work() -> None:
+            if self._opened():
+                try:
+                    take()
+                finally:
+                    # At once, whatever else this process has to do.
+                    self._release()
+                go_on(running.done)
+
+        # A thread of its own: the processes stand still until it has begun, too.
+        thread = ThreadPoolExecutor(1, thread_name_prefix="window")
+        working: asyncio.Future[None] = asyncio.wrap_future(thread.submit(work))
+        thread.shutdown(wait=False)
         try:
-            await asyncio.wait([running, opened], return_when=asyncio.FIRST_COMPLETED)
-            if opened.done() and opened.result() and not running.done():
-                await self._in_thread(take)
+            await asyncio.wait([running])
         except asyncio.CancelledError:
             running.cancel()
             raise
         finally:
-            opened.cancel()
+            # If the window has not opened, it never will.
             with contextlib.suppress(OSError):
-                self._ours.shutdown(socket.SHUT_WR)
-            await asyncio.wait([opened, running])
+                self._ours.shutdown(socket.SHUT_RDWR)
+            await asyncio.gather(working, running, return_exceptions=True)
+        working.result()
         running.result()
 
     def close(self) -> None:
@@ -93,33 +113,17 @@ class Window:
         for fd in (*self.give(), self._status):
             os.close(fd)
 
-    async def _in_thread(self, take: Callable[[], None]) -> None:
-        def work() -> None:
-            try:
-                take()
-            finally:
-                # At once, whatever else this process has to do.
-                self._release()
-
-        working = asyncio.ensure_future(asyncio.to_thread(work))
-        try:
-            await asyncio.shield(working)
-        finally:
-            await asyncio.wait([working])
-
-    async def _opened(self) -> bool:
+    def _opened(self) -> bool:
         """Wait until the images are written and all stands still; false if that never comes.
 
-        It never comes when all that have inherited what :meth:`give` gave are gone.
+        It never comes when all that have inherited what :meth:`give` gave are gone, or our end of
+        the sockets is shut down. Blocking.
         """
-        loop = asyncio.get_running_loop()
-        readable = asyncio.Event()
-        loop.add_reader(self._status, readable.set)
-        try:
-            await readable.wait()
-            return bool(os.read(self._status, 1))
-        finally:
-            loop.remove_reader(self._status)
+        waiting = select.poll()
+        waiting.register(self._status, select.POLLIN)
+        waiting.register(self._ours, select.POLLIN)
+        ready = dict(waiting.poll())
+        return self._status in ready and bool(os.read(self._status, 1))
 
     def _release(self) -> None:
         """Let the processes go on."""

@@ -11,12 +11,14 @@ import asyncio
 import json
 import logging
 import os
+import shlex
 import shutil
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Awaitable, Callable, Coroutine
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar, cast
 
@@ -40,7 +42,7 @@ from ...layout import Layout
 from ...models import Finding, Mode
 from ...store.store import Staging
 from .. import binds, criu, monitor, mounting, oci, process, timers, userns
-from ..cgroup import Cgroup, cpu_seconds
+from ..cgroup import Cgroup, cpu_seconds, link_hierarchies
 from ..identity import Identity
 from ..images import ImageStore
 from ..network import Link, Network
@@ -83,6 +85,11 @@ _GATE_SECONDS = 3.0
 _SPARE_SECONDS = 0.5
 _LOG_SIZE = 10 * 2**20
 _LOG_FILES = 3
+#: Runs a command, then lets the processes go on if nobody has; its status is the command's.
+_DUMP = """"$@"; status=$?
+[ -e {thawed} ] || : > {thawed}
+{thaw}
+exit $status"""
 #: runc's options where the network namespace is the container's own, and connected by a hook.
 _OWN_NETWORK: dict[bool, tuple[str, ...]] = {False: (), True: ("--empty-ns", "network")}
 #: What is for IPython in the container.
@@ -267,6 +274,9 @@ class EmbeddedEngine(Engine):
         self.layout.runc_root.mkdir(mode=0o700, parents=True, exist_ok=True)
         self.layout.stages.mkdir(mode=0o711, parents=True, exist_ok=True)
         self.layout.stages.chmod(0o711)
+        if not await asyncio.to_thread(link_hierarchies, self.layout.cgroups):
+            log.info("Not all control groups are mounted here: CRIU mounts them at each save")
+            await asyncio.to_thread(shutil.rmtree, self.layout.cgroups)
         await self.network.open()
         adopted: dict[str, Adopted] = {}
         for directory in sorted(self.layout.kernels.iterdir()):
@@ -902,10 +912,9 @@ class EmbeddedEngine(Engine):
         bundle = self._bundle(kernel_id, kernel.state.generation)
         cpu_file = await asyncio.to_thread(self._cgroup(name).cpu_file)
         cpu_copy = bundle / "cpu"
-        snapshot = self.pool.snapshot_script(name, staging.id)
-        if cpu_file is not None:
-            # Inside the frozen window, like the files: what is used later is no part of the state.
-            snapshot = f"cat {cpu_file} > {cpu_copy} || :\n{snapshot}"
+        files = self.pool.snapshot_script(name, staging.id)
+        # Inside the frozen window, like the files: what is used later is no part of the state.
+        cpu = f"cat {cpu_file} > {cpu_copy} || :\n" if cpu_file is not None else ""
         try:
             has_window = self._windows and await asyncio.to_thread(
                 lambda: affordable(self._cgroup(name).memory())
@@ -919,9 +928,9 @@ class EmbeddedEngine(Engine):
                 await self._stand_still(name)
             if mode == "process":
                 window = Window() if has_window else None
-                pause = await self._dump(kernel, staging, taking, snapshot, window, hold=hold)
+                pause = await self._dump(kernel, staging, taking, cpu, files, window, hold=hold)
             else:
-                pause = await self._snapshot(name, snapshot, frozen=hold)
+                pause = await self._snapshot(name, cpu + files, frozen=hold)
         except BaseException as error:
             explained = criu.explain(await asyncio.to_thread(_logs, bundle / "dump"), str(error))
             await self._recover(kernel, name, staging.id)
@@ -940,9 +949,9 @@ class EmbeddedEngine(Engine):
                     raise _Passing(failure) from error
                 raise failure from error
             raise
-        cpu = await asyncio.to_thread(cpu_seconds, cpu_copy)
+        cpu_used = await asyncio.to_thread(cpu_seconds, cpu_copy)
         runs_as = RunsAs(uid=kernel.state.uid, user_namespace=kernel.state.user_namespace)
-        return Saved(pause_seconds=pause, cpu_seconds=cpu, facts=msgspec.to_builtins(runs_as))
+        return Saved(pause_seconds=pause, cpu_seconds=cpu_used, facts=msgspec.to_builtins(runs_as))
 
     async def stop(self, kernel_id: str) -> None:
         kernel = self._running(kernel_id)
@@ -963,28 +972,39 @@ class EmbeddedEngine(Engine):
         kernel: _Kernel,
         staging: Staging,
         taking: Taking,
-        snapshot: str,
+        cpu: str,
+        files: str,
         window: Window | None,
         *,
         hold: bool,
     ) -> float:
+        """Save processes and files; how long they stood still. A window is used up.
+
+        ``cpu`` and ``files`` are shell commands that take the processor time, and the snapshot.
+        """
         name = self._name(kernel.id, kernel.state.generation)
         bundle = self._bundle(kernel.id, kernel.state.generation)
         work = bundle / "dump"
         frozen, thawed = work / "frozen", work / "thawed"
+        remaps = staging.images / criu.REMAPS
+        in_window = window is not None and self.pool.at_once
+        if in_window:
+            files = f"[ ! -e {shlex.quote(os.fspath(remaps))} ] || {{\n{files}\n}}"
 
         def prepare() -> tuple[str, int]:
             shutil.rmtree(work, ignore_errors=True)
             work.mkdir(mode=0o700)
             script = bundle / "snapshot.sh"
             freeze = f": > {frozen}\n{self._cgroup(name).freeze_script()}"
-            script.write_text(criu.action_script(freeze=freeze, snapshot=snapshot))
+            script.write_text(criu.action_script(freeze=freeze, snapshot=cpu + files))
             script.chmod(0o700)
             (bundle / "criu.conf").write_text(
                 criu.configuration(
                     ghost_limit=_ghost_limit(staging.images),
                     keep_connections=True,
+                    lock_network=hold,
                     action_script=script,
+                    cgroups=self.layout.cgroups if self.layout.cgroups.exists() else None,
                     more=window.configuration if window is not None else "",
                 )
             )
@@ -992,12 +1012,25 @@ class EmbeddedEngine(Engine):
             thaw = "" if stays else self._cgroup(name).thaw_script()
             return thaw, self._cgroup(name).memory()
 
+        def take() -> None:
+            with ThreadPoolExecutor(1, thread_name_prefix="snapshot") as beside:
+                taken = None
+                if in_window and not remaps.exists():
+                    taken = beside.submit(self.pool.snapshot, name, staging.id)
+                taking.frozen(self._cgroup(name).processes())
+                if taken is not None:
+                    taken.result()
+
+        def go_on(ended: Callable[[], bool]) -> None:
+            if not hold and self._cgroup(name).thaw_again(ended):
+                thawed.touch()
+
         try:
             thaw, size = await asyncio.to_thread(prepare)
             root, container = self._runc_state(name)
             dump = process.run(
                 # Whoever is killed meanwhile, the processes go on.
-                *("sh", "-c", f'"$@"; status=$?; : > {thawed}\n{thaw}\nexit $status', "sh"),
+                *("sh", "-c", _DUMP.format(thawed=thawed, thaw=thaw), "sh"),
                 *(self.tools.runc, "--root", root, "checkpoint", "--leave-running"),
                 *("--image-path", staging.images, "--work-path", work),
                 *("--tcp-established", "--file-locks", *_OWN_NETWORK[kernel.state.user_namespace]),
@@ -1012,7 +1045,7 @@ class EmbeddedEngine(Engine):
             if window is None:
                 await dump
             else:
-                await window.during(dump, lambda: taking.frozen(self._cgroup(name).processes()))
+                await window.during(dump, take, go_on)
             await asyncio.to_thread(taking.finish)
         finally:
             if window is not None:
