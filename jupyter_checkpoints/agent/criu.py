@@ -17,6 +17,7 @@ from msgspec import Struct
 from ..store.pack import Array
 from ..store.pagemap import Run
 
+_CROWDED = r"Too many open files|Can't retrieve FDs from socket"
 #: (pattern in CRIU's log, what it means, what the user can do); the first that matches counts.
 _KNOWN: tuple[tuple[str, str, str], ...] = (
     (
@@ -74,6 +75,11 @@ _KNOWN: tuple[tuple[str, str, str], ...] = (
         r"Can't dump ghost file (\S+) of (\d+) size",
         "a deleted file that is still open is larger than the free disk space allows",
         "Close the file, or free disk space.",
+    ),
+    (
+        _CROWDED,
+        "CRIU may not have as many files open as it needs for so many processes",
+        "Raise the hard limit of open files (LimitNOFILE) of the agent.",
     ),
     (
         r"Timeout reached. Try to interrupt",
@@ -159,6 +165,11 @@ def explain(log: str, otherwise: str) -> Explanation:
 
 def _first(errors: list[str]) -> str:
     return errors[0].strip() if errors else ""
+
+
+def lacks_descriptors(log: str) -> bool:
+    """Whether a dump failed only because CRIU may not have as many files open as it tried to."""
+    return re.search(rf"Error .*({_CROWDED})", log) is not None
 
 
 def lacks_userfaultfd(log: str) -> bool:

@@ -27,18 +27,21 @@ _LOWEST = 100
 _CLOSE = struct.pack("<IIQQQ", 0x1024, 0, 0, 0, 0)
 
 
-#: CRIU holds all memory in pipes of a MiB while the window is open; pieces make for more of them.
-_PIPED = 2**20
+#: CRIU holds all memory in pipes of a MiB while the window is open: two descriptors each, and some
+#: more for pieces.
+_PER_MIB = 2.25
 _SPARE_DESCRIPTORS = 512
 
 
 def affordable(memory: int) -> bool:
-    """Whether CRIU may have as many descriptors as a window needs for so many bytes of memory.
+    """Whether CRIU may well have as many descriptors as a window needs for ``memory`` bytes.
 
-    Without ``CAP_SYS_RESOURCE`` neither it nor the agent can have more than their hard limit.
+    Without ``CAP_SYS_RESOURCE`` neither it nor the agent can have more than their hard limit. It
+    may need more than this: for memory that processes share after a fork, it has pipes for each.
     """
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    return most == resource.RLIM_INFINITY or 3 * memory // _PIPED + _SPARE_DESCRIPTORS <= most
+    needed = _PER_MIB * memory / 2**20 + _SPARE_DESCRIPTORS
+    return most == resource.RLIM_INFINITY or needed <= most
 
 
 class Window:

@@ -229,3 +229,32 @@ async def test_more_memory_than_descriptors(private_agent: Agent) -> None:
         assert await resumed(client, second, code) == "4095 120 480"
         assert await resumed(client, third, code) == "4094 9 64"
         await client.delete_kernel(kernel.id)
+
+
+#: Children that share most of their memory with the kernel; CRIU has pipes for that of each.
+CHILDREN = """
+import os
+ask, asked = os.pipe()
+tell, told = os.pipe()
+for number in range(12):
+    if os.fork() == 0:
+        while os.read(ask, 1):
+            os.write(told, bytes([number]))
+def answers():
+    os.write(asked, bytes(100))
+    return len(os.read(tell, 1)) and all(os.read(tell, 1) for _ in range(99))
+"""
+
+
+async def test_more_descriptors_than_thought(private_agent: Agent) -> None:
+    """A window that was thought to be affordable turns out not to be."""
+    assert private_agent.process is not None
+    resource.prlimit(private_agent.process.pid, resource.RLIMIT_NOFILE, (900, 900))
+    async with AgentClient(private_agent.socket) as client:
+        kernel = await client.start_kernel(python_kernel(str(uuid4()), detached=True))
+        async with connected(kernel) as channels:
+            await run(channels, CHILDREN)
+            saved = await client.save(kernel.id, SaveRequest())
+            assert await run(channels, "answers()") == "True"
+        assert await resumed(client, saved, "answers()") == "True"
+        await client.delete_kernel(kernel.id)

@@ -166,11 +166,13 @@ class _Parts(NamedTuple):
 
 
 class _Passing(Exception):
-    """A save failed for something that is about to be over."""
+    """A save failed for something that is about to be over, or needs no window."""
 
-    def __init__(self, error: CheckpointsError) -> None:
+    def __init__(self, error: CheckpointsError, *, crowded: bool) -> None:
         super().__init__(str(error))
         self.error = error
+        self.crowded = crowded
+        """CRIU had not as many descriptors as a window needs."""
 
 
 def _boot_id() -> str:
@@ -889,12 +891,16 @@ class EmbeddedEngine(Engine):
         await self.filled(kernel_id)
         taking = Taking(staging, self._running(kernel_id).watch, parent)
         attempts = _SAVE_ATTEMPTS
+        windows = self._windows
         try:
             while True:
                 attempts -= 1
                 try:
-                    return await self._save(kernel_id, staging, taking, mode, hold=hold)
+                    return await self._save(
+                        kernel_id, staging, taking, mode, windows=windows, hold=hold
+                    )
                 except _Passing as passing:
+                    windows = windows and not passing.crowded
                     if not attempts:
                         raise passing.error from passing
                     log.info("Kernel %s is saved again: %s", kernel_id, passing.error.reason)
@@ -904,7 +910,14 @@ class EmbeddedEngine(Engine):
             await asyncio.to_thread(taking.close)
 
     async def _save(
-        self, kernel_id: str, staging: Staging, taking: Taking, mode: Mode, *, hold: bool
+        self,
+        kernel_id: str,
+        staging: Staging,
+        taking: Taking,
+        mode: Mode,
+        *,
+        windows: bool,
+        hold: bool,
     ) -> Saved:
         await self.filled(kernel_id)
         kernel = self._running(kernel_id)
@@ -916,7 +929,7 @@ class EmbeddedEngine(Engine):
         # Inside the frozen window, like the files: what is used later is no part of the state.
         cpu = f"cat {cpu_file} > {cpu_copy} || :\n" if cpu_file is not None else ""
         try:
-            has_window = self._windows and await asyncio.to_thread(
+            has_window = windows and await asyncio.to_thread(
                 lambda: affordable(self._cgroup(name).memory())
             )
             # Of a process that somebody has paused nothing can be asked, and it writes nothing.
@@ -932,7 +945,8 @@ class EmbeddedEngine(Engine):
             else:
                 pause = await self._snapshot(name, cpu + files, frozen=hold)
         except BaseException as error:
-            explained = criu.explain(await asyncio.to_thread(_logs, bundle / "dump"), str(error))
+            logs = await asyncio.to_thread(_logs, bundle / "dump")
+            explained = criu.explain(logs, str(error))
             await self._recover(kernel, name, staging.id)
             if hold:
                 await self.release(kernel_id)
@@ -945,8 +959,9 @@ class EmbeddedEngine(Engine):
                     reason=explained.reason if mode == "process" else str(error),
                     hint=explained.hint if mode == "process" else "",
                 )
-                if explained.passing and kernel.running:
-                    raise _Passing(failure) from error
+                crowded = windows and criu.lacks_descriptors(logs)
+                if kernel.running and (explained.passing or crowded):
+                    raise _Passing(failure, crowded=crowded) from error
                 raise failure from error
             raise
         cpu_used = await asyncio.to_thread(cpu_seconds, cpu_copy)
