@@ -118,7 +118,15 @@ class Copy:
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="intake")
         self._written: list[Future[None]] = []
 
-    def take(self, space: str, memory: ProcessMemory, wanted: Array, *, all_of_it: bool) -> Array:
+    def take(
+        self,
+        space: str,
+        memory: ProcessMemory,
+        wanted: Array,
+        *,
+        all_of_it: bool,
+        compare: bool = False,
+    ) -> Array:
         """Read ranges of a process; those that were read. Blocking.
 
         Parameters
@@ -126,6 +134,8 @@ class Copy:
         all_of_it:
             False for a process that runs: what is not there any more is left out, with what is
             near it.
+        compare:
+            As for :meth:`~jupyter_checkpoints.store.intake.Intake.write`.
 
         Raises
         ------
@@ -143,7 +153,8 @@ class Copy:
                 if all_of_it:
                     raise
                 continue
-            self._written.append(self._writer.submit(self._write, space, portion, buffer, size))
+            write = self._writer.submit(self._write, space, portion, buffer, size, compare)
+            self._written.append(write)
             taken.append(portion)
         return ranges.normal(np.concatenate(taken)) if taken else ranges.EMPTY
 
@@ -153,9 +164,10 @@ class Copy:
             return np.empty(PORTION, np.uint8)
         return self._free.get()
 
-    def _write(self, space: str, portion: Array, buffer: Array, size: int) -> None:
+    def _write(self, space: str, portion: Array, buffer: Array, size: int, compare: bool) -> None:
+        content = buffer[:size].reshape(-1, PAGE)
         try:
-            self._intake.write(space, portion // PAGE, buffer[:size].reshape(-1, PAGE))
+            self._intake.write(space, portion // PAGE, content, compare=compare)
         finally:
             self._free.put(buffer)
 

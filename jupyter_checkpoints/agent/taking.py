@@ -81,7 +81,11 @@ class Taking:
             known = ranges.EMPTY
         with ProcessMemory(pid) as memory:
             wanted = ranges.difference(populated(pid), known)
-            taken = self._copy.take(space, memory, wanted, all_of_it=False)
+            # Where it is not known what is as it was in the parent, it is looked at. Not in the
+            # window: that takes as long as the disk does.
+            taken = self._copy.take(
+                space, memory, wanted, all_of_it=False, compare=not self._inherits
+            )
         self._known[pid] = ranges.union(known, taken)
 
     def frozen(self, pids: Iterable[int]) -> None:

@@ -23,7 +23,7 @@ from .pack import EXTENT, PAGE, Array, Pack, PackDamaged, Scratch, bytes_of
 from .pagemap import ZERO, PageMap
 
 #: Pages that are looked at in one go: they and their counterparts fit into a processor's cache.
-_CHUNK = 512
+CHUNK = 512
 _THREADS = max(2, min(8, os.cpu_count() or 1))
 #: Packs that a checkpoint may share with earlier ones. What is in further ones is stored again, so
 #: that a checkpoint after thousands of others is still read from a few files.
@@ -82,6 +82,9 @@ class Earlier:
         return self
 
     def __exit__(self, *exc_info: object) -> None:
+        self.close()
+
+    def close(self) -> None:
         self._stack.close()
 
     def same(self, pages: Array, ours: Array, scratch: Scratch) -> Array:
@@ -175,9 +178,9 @@ def find_changes(
         return starts + chunk.first, pages, hashes
 
     chunks = [
-        (Region(region.first + at, min(_CHUNK, region.pages - at), region.content), at * PAGE)
+        (Region(region.first + at, min(CHUNK, region.pages - at), region.content), at * PAGE)
         for region in regions
-        for at in range(0, region.pages, _CHUNK)
+        for at in range(0, region.pages, CHUNK)
     ]
     found = []
     with ThreadPoolExecutor(_THREADS, thread_name_prefix="changes") as pool:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,8 @@ from .pack import PAGE, Array, bytes_of
 #: In the place of a page's number in the file: nothing is known of it, it is zero, it is as in the
 #: checkpoint's parent.
 ABSENT, NOUGHT, KEPT = -1, -2, -3
+#: Given a space, addresses in pages and a row for each: which are as in the checkpoint's parent.
+Comparison = Callable[[str, Array, Array], Array]
 _NEW = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
 
 
@@ -27,10 +30,13 @@ class Intake:
     ----------
     path:
         A file for them, which is made with the first.
+    unchanged:
+        For those that are to be compared with the checkpoint's parent, if it has one.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, unchanged: Comparison | None = None) -> None:
         self.path = path
+        self._unchanged = unchanged
         self.pages = 0
         """How many the file has."""
         self.fd = -1
@@ -38,7 +44,7 @@ class Intake:
         #: By space, in the order in which they came: addresses of pages, and their numbers.
         self._came: dict[str, list[tuple[Array, Array]]] = {}
 
-    def write(self, space: str, ranges: Array, content: Array) -> None:
+    def write(self, space: str, ranges: Array, content: Array, *, compare: bool = False) -> None:
         """Take pages. Where some were taken before, these are the ones that count. Blocking.
 
         Parameters
@@ -49,22 +55,29 @@ class Intake:
             Their addresses [start, stop), in pages: (n, 2).
         content:
             A row for each page.
+        compare:
+            Whether to look if they are as in the checkpoint's parent, and not to write those.
 
         Raises
         ------
         OSError
             If they cannot be written.
         """
+        addresses = _each(ranges)
         stored = content.view(np.uint64).any(axis=1)
         numbers = np.full(len(content), NOUGHT, np.int64)
+        if compare and self._unchanged is not None:
+            kept = stored & self._unchanged(space, addresses, content)
+            numbers[kept] = KEPT
+            stored &= ~kept
         if not stored.all():
             content = content[stored]
         with self._lock:
-            if self.fd < 0:
+            if self.fd < 0 and len(content):
                 self.fd = os.open(self.path, _NEW, 0o600)
             first, self.pages = self.pages, self.pages + len(content)
             numbers[stored] = np.arange(first, self.pages)
-            self._came.setdefault(space, []).append((_each(ranges), numbers))
+            self._came.setdefault(space, []).append((addresses, numbers))
         view, at = bytes_of(content), first * PAGE
         while view:
             count = os.pwrite(self.fd, view, at)

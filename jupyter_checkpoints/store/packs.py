@@ -23,6 +23,7 @@ import errno
 import logging
 import os
 import shutil
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -35,7 +36,7 @@ from blake3 import blake3
 from ..errors import CheckpointsError, InsufficientResources, NotFound
 from ..models import RepairReport, VerifyReport
 from . import envelope
-from .changes import Changes, Earlier, Region, find_changes, surplus
+from .changes import CHUNK, Changes, Earlier, Region, find_changes, surplus
 from .compression import compress
 from .directory import (
     IMAGES,
@@ -52,13 +53,14 @@ from .directory import (
     sync_directory,
     walk,
 )
-from .intake import KEPT
+from .intake import KEPT, Intake
 from .lock import DirectoryLock
 from .pack import (
     PAGE,
     Array,
     PackDamaged,
     PackWriter,
+    Scratch,
     index_beside,
     index_path,
     opened,
@@ -381,6 +383,10 @@ class PackStaging(DirectoryStaging):
         super().__init__(store, checkpoint_id, directory)
         self._packs = store
         self.earlier = earlier
+        self._before: _Before | None = None
+        if earlier is not None:
+            self._before = _Before(store.packs, earlier)
+            self._memory = Intake(self._memory.path, self._before.unchanged)
         self.map = PageMap.of(Row.of([], {}), [], np.empty(0, np.uint32), np.empty(0, np.uint64))
         self._pinned = list(earlier.packs) if earlier else []
         #: Finished packs that are not in the directory of packs yet, by id.
@@ -464,8 +470,8 @@ class PackStaging(DirectoryStaging):
                 counterparts = np.concatenate([counterparts, np.full(file.pages, -1, np.int64)])
                 counterparts[where] = counterparts[:taken][stored]
         earlier = None
-        if self.earlier is not None:
-            earlier = stack.enter_context(Earlier(self._packs.packs, self.earlier))
+        if self._before is not None:
+            earlier = stack.enter_context(self._before.pages)
         # Files of which nothing is known before are on their way to the disk while they are hashed.
         disk = stack.enter_context(ThreadPoolExecutor(2, thread_name_prefix="writeback"))
         flushed: list[Future[None]] = [
@@ -613,12 +619,34 @@ class PackStaging(DirectoryStaging):
 
     def abandon(self) -> None:
         super().abandon()
+        if self._before is not None:
+            self._before.pages.close()
         self._unpin()
         self._packs.references.strangers()
 
     def _unpin(self) -> None:
         self._packs.references.unpin(self._pinned)
         self._pinned = []
+
+
+class _Before:
+    """The memory that a checkpoint in the making is compared with while it comes in."""
+
+    def __init__(self, packs: Path, earlier: PageMap) -> None:
+        self.pages = Earlier(packs, earlier)
+        self._local = threading.local()
+
+    def unchanged(self, space: str, addresses: Array, content: Array) -> Array:
+        """See :data:`~.intake.Comparison`."""
+        found = np.zeros(len(addresses), bool)
+        rows = self.pages.map.row.at(space, addresses)
+        if not hasattr(self._local, "scratch"):
+            self._local.scratch = Scratch()
+        for first in range(0, len(addresses), CHUNK):
+            part = slice(first, first + CHUNK)
+            if (rows[part] >= 0).any():
+                found[part] = self.pages.same(rows[part], content[part], self._local.scratch)
+        return found
 
 
 _NO_PAGES = np.empty(0, np.int64)

@@ -71,6 +71,7 @@ class Row:
         self.spaces = spaces
         self.runs = runs
         self.length = files[-1].first + files[-1].pages if files else 0
+        self._by_address: dict[str, tuple[Array, Array]] = {}
 
     @classmethod
     def of(cls, files: Sequence[tuple[str, int]], memory: Mapping[str, Sequence[Run]]) -> Row:
@@ -109,17 +110,29 @@ class Row:
             if name not in before.spaces:
                 continue
             pages, addresses = self._addresses(space)
-            older, theirs = before._addresses(before.spaces.index(name))
-            order = np.argsort(theirs, kind="stable")
-            older, theirs = older[order], theirs[order]
-            at = np.minimum(np.searchsorted(theirs, addresses), len(theirs) - 1)
-            found[pages] = np.where(theirs[at] == addresses, older[at], -1)
+            found[pages] = before.at(name, addresses)
         for file in self.files:
             other = before.file(file.name)
             if other is not None and not self._has_runs(file):
                 count = min(file.pages, other.pages)
                 found[file.first : file.first + count] = np.arange(other.first, other.first + count)
         return found
+
+    def at(self, space: str, addresses: Array) -> Array:
+        """The page at each address of a space, or -1."""
+        if space not in self.spaces:
+            return np.full(len(addresses), -1, np.int64)
+        pages, known = self._sorted(space)
+        at = np.minimum(np.searchsorted(known, addresses), len(known) - 1)
+        return np.where(known[at] == addresses, pages[at], -1)
+
+    def _sorted(self, space: str) -> tuple[Array, Array]:
+        """As :meth:`_addresses`, by address; made once."""
+        if space not in self._by_address:
+            pages, addresses = self._addresses(self.spaces.index(space))
+            order = np.argsort(addresses, kind="stable")
+            self._by_address[space] = pages[order], addresses[order]
+        return self._by_address[space]
 
     def _addresses(self, space: int) -> tuple[Array, Array]:
         """Page of the row and address of all pages of one space."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import resource
 import signal
+from pathlib import Path
 from uuid import uuid4
 
 import pytest
@@ -60,6 +61,13 @@ async def test_the_second_save_of_an_idle_kernel_takes_next_to_nothing(
     for saved in (first, second):
         assert (await client.verify(saved.id)).ok
         assert await resumed(client, saved, code) == digest
+
+
+def written(agent: Agent) -> int:
+    """Bytes that the agent itself has written into files."""
+    assert agent.process is not None
+    lines = Path(f"/proc/{agent.process.pid}/io").read_text().splitlines()
+    return int(dict(line.split(": ") for line in lines)["wchar"])
 
 
 #: A thread writes the next number into the next page and into a file, faster than any save. Each
@@ -229,6 +237,28 @@ async def test_more_memory_than_descriptors(private_agent: Agent) -> None:
         assert await resumed(client, second, code) == "4095 120 480"
         assert await resumed(client, third, code) == "4094 9 64"
         await client.delete_kernel(kernel.id)
+
+
+async def test_the_first_save_of_a_copy_writes_what_is_new(
+    agent: Agent, client: AgentClient
+) -> None:
+    """Nobody knows what its processes have written: it is compared while it is read."""
+    kernel = await client.start_kernel(python_kernel(str(uuid4()), detached=True))
+    async with connected(kernel) as channels:
+        code = "import hashlib, numpy; data = numpy.random.default_rng(1).bytes(512 << 20)"
+        await run(channels, code)
+        digest = await run(channels, "hashlib.sha256(data).hexdigest()")
+        first = await client.save(kernel.id, SaveRequest())
+    await client.delete_kernel(kernel.id)
+    request = StartRequest(kernel_id=str(uuid4()), checkpoint=first.id, detached=True)
+    clone = await client.start_kernel(request)
+    async with connected(clone) as channels:
+        # All of it is there then.
+        assert await run(channels, "hashlib.sha256(data).hexdigest()") == digest
+    before = written(agent)
+    second = await client.save(clone.id, SaveRequest())
+    assert written(agent) - before < 128 * MIB
+    assert await resumed(client, second, "hashlib.sha256(data).hexdigest()") == digest
 
 
 #: Children that share most of their memory with the kernel; CRIU has pipes for that of each.

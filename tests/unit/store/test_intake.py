@@ -18,7 +18,7 @@ from jupyter_checkpoints.store.packs import PackStore
 from jupyter_checkpoints.store.pagemap import Run
 from jupyter_checkpoints.store.store import Staging, Store
 
-from .saving import files_of, manifest_of, packs_of, write_files
+from .saving import files_of, flip, manifest_of, packs_of, place_of, write_files
 
 SPACE = "pagemap-1"
 #: Pages by address: what a process has.
@@ -61,10 +61,11 @@ def saved(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Saved]:
     made.store.close()
 
 
-def write(staging: Staging, pages: Pages) -> None:
+def write(staging: Staging, pages: Pages, *, compare: bool = False) -> None:
     for address, content in pages.items():
         rows = np.frombuffer(content, np.uint8).reshape(-1, PAGE)
-        staging.memory.write(SPACE, np.array([[address, address + len(rows)]]), rows)
+        where = np.array([[address, address + len(rows)]])
+        staging.memory.write(SPACE, where, rows, compare=compare)
 
 
 def page(chance: random.Random) -> bytes:
@@ -109,6 +110,40 @@ def test_only_the_parent_s_pages_can_be_kept(saved: Saved) -> None:
     staging.abandon()
 
 
+def test_what_is_as_in_the_parent_is_not_written(saved: Saved) -> None:
+    chance = random.Random(1)
+    pages = {address: page(chance) for address in range(100, 3000)}
+    staging = saved.begin("c1", pages)
+    write(staging, {100: b"".join(pages.values())})
+    saved.commit(staging)
+    changed = chance.sample(range(100, 3000), 10)
+    pages |= {address: chance.randbytes(PAGE) for address in changed}
+    # It begins at another address than what the parent knows of, and ends at another.
+    pages |= {address: chance.randbytes(PAGE) for address in (*range(90, 100), *range(3000, 3010))}
+    staging = saved.begin("c2", pages, parent="c1")
+    write(staging, {90: b"".join(pages[address] for address in sorted(pages))}, compare=True)
+    nought = sum(not any(content) for content in pages.values())
+    packed = isinstance(saved.store, PackStore)
+    assert staging.memory.pages == (30 if packed else len(pages) - nought)
+    saved.commit(staging)
+    saved.require("c2", pages)
+
+
+def test_nothing_is_kept_of_a_damaged_parent(saved: Saved) -> None:
+    if not isinstance(saved.store, PackStore):
+        pytest.skip("it is compared with nothing")
+    pages = {address: bytes([address]) * PAGE for address in range(10, 20)}
+    staging = saved.begin("c1", pages)
+    write(staging, pages)
+    saved.commit(staging)
+    flip(*place_of(saved.store.root, saved.store.packs, "c1", "pages-1.img"))
+    staging = saved.begin("c2", pages, parent="c1")
+    write(staging, {10: b"".join(pages.values())}, compare=True)
+    assert staging.memory.pages == len(pages)
+    saved.commit(staging)
+    saved.require("c2", pages)
+
+
 @settings(max_examples=15, deadline=None)
 @given(st.integers(0, 2**32), st.sampled_from(["packs", "directory"]))
 def test_any_generations_come_back(
@@ -138,7 +173,8 @@ def test_any_generations_come_back(
         }
         for address in sorted(kept):
             staging.memory.keep(SPACE, np.array([[address, address + 1]]))
-        write(staging, {a: c for a, c in pages.items() if a not in kept})
+        compare = chance.random() < 0.5
+        write(staging, {a: c for a, c in pages.items() if a not in kept}, compare=compare)
         made.commit(staging)
         parent = f"c{turn}"
         states[parent] = dict(pages)
