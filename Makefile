@@ -3,7 +3,7 @@
 #   make test [ARGS=...]      set up, lint, run all tests (ARGS go to pytest)
 #   make test-ui [ARGS=...]   only those of JupyterLab's part, in a headless browser
 #   make lint                 ruff and mypy
-#   make bench [ENGINE=docker] [ARGS=...]  measure saving and resuming (ARGS: --json --sizes 1,4)
+#   make bench [ENGINE=docker] [ARGS=...]  measure saving and resuming (ARGS: --sizes 0,1 --docs)
 
 PYTHON ?= python3
 BIN := .venv/bin

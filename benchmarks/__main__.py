@@ -1,4 +1,4 @@
-"""``python -m benchmarks [--json] [--sizes 0,1,4,8]``: measure on this machine, now.
+"""``python -m benchmarks [--docs] [--sizes 0,1,4,8]``: measure on this machine, now.
 
 Needs what ``jupyter-checkpoints setup`` sets up. An agent with data of its own is started for it.
 Other tools are measured where they are installed.
@@ -12,7 +12,7 @@ import os
 import platform
 import sys
 import tempfile
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import TypeVar
 
@@ -25,15 +25,37 @@ from jupyter_checkpoints.client import connect
 from jupyter_checkpoints.errors import CheckpointsError
 from jupyter_checkpoints.models import Status
 
-from . import loops, many, measure, rivals, tables
+from . import containers, loops, many, measure, page, rivals, tables
 from .agent import Agent, agent_with
-from .results import Host, Missing, Report
+from .results import Host, Missing, Report, RivalResult
 
 T = TypeVar("T")
+
+#: By the names that ``--rivals`` knows.
+_RIVALS: dict[str, Callable[[Path, Path, Mapping[str, str]], rivals.Rival]] = {
+    "runc": containers.Runc,
+    "docker": containers.Docker,
+    "podman": containers.Podman,
+    "dill": lambda directory, *_: rivals.Dill(directory),
+}
 
 
 def main() -> None:
     arguments = _arguments()
+    if arguments.from_file is not None:
+        report = msgspec.json.decode(arguments.from_file.read_bytes(), type=Report)
+    else:
+        report = _measure(arguments)
+        arguments.results.write_bytes(msgspec.json.format(msgspec.json.encode(report)))
+    if arguments.docs:
+        page.write(report)
+    if arguments.json:
+        print(msgspec.json.encode(report).decode())
+    else:
+        Console().print(Markdown(tables.markdown(report)))
+
+
+def _measure(arguments: argparse.Namespace) -> Report:
     errors = Console(stderr=True)
     with errors.status("Measuring…") as status:
         quiet = not errors.is_terminal
@@ -45,14 +67,10 @@ def main() -> None:
                 status.update(f"Measuring: {text}")
 
         try:
-            report = asyncio.run(_measured(arguments, note))
+            return asyncio.run(_measured(arguments, note))
         except CheckpointsError as error:
             errors.print(str(error))
             sys.exit(error.exit_code)
-    if arguments.json:
-        print(msgspec.json.encode(report).decode())
-    else:
-        Console().print(Markdown(tables.markdown(report)))
 
 
 def _arguments() -> argparse.Namespace:
@@ -60,6 +78,22 @@ def _arguments() -> argparse.Namespace:
         prog="python -m benchmarks", description="Measure saving and resuming on this machine."
     )
     parser.add_argument("--json", action="store_true", help="print one line of JSON")
+    parser.add_argument(
+        "--docs", action="store_true", help=f"write {page.PAGE.name} and {page.PICTURE.name} anew"
+    )
+    parser.add_argument(
+        "--results",
+        type=Path,
+        default=Path("benchmark.json"),
+        help="where to keep what was measured (default: benchmark.json)",
+    )
+    parser.add_argument(
+        "--from",
+        dest="from_file",
+        metavar="RESULTS",
+        type=Path,
+        help="measure nothing, and show what an earlier run kept",
+    )
     parser.add_argument(
         "--sizes",
         type=lambda text: [float(size) for size in text.split(",") if size],
@@ -78,14 +112,25 @@ def _arguments() -> argparse.Namespace:
         default="embedded",
         help="which engine to measure (default: embedded)",
     )
-    parser.add_argument("--repeats", type=int, default=3, help="turns per size (default: 3)")
+    parser.add_argument(
+        "--repeats",
+        type=int,
+        default=3,
+        help="turns per size; one less for more than 1 GiB (default: 3)",
+    )
     parser.add_argument(
         "--starts", type=int, default=10, help="kernel starts of each kind (default: 10; 0: none)"
     )
     parser.add_argument(
         "--cold", action="store_true", help="resume from the disk and not from the page cache"
     )
-    parser.add_argument("--no-rivals", action="store_true", help="leave other tools out")
+    parser.add_argument(
+        "--rivals",
+        type=lambda text: [name for name in text.split(",") if name],
+        help="other tools to measure, comma-separated, of "
+        + ", ".join(_RIVALS)
+        + "; what is missing is installed (default: those that are there; empty: none)",
+    )
     parser.add_argument(
         "--directory",
         type=Path,
@@ -125,13 +170,14 @@ class _Run:
                 "starting kernels", measure.start(directory, arguments.starts, note)
             )
         for gib in arguments.sizes:
+            repeats = arguments.repeats if gib <= 1 else max(1, arguments.repeats - 1)
             size = await self._try(
                 f"{gib:g} GiB, saving and resuming",
-                measure.size(gib, directory, arguments.repeats, self.agent, arguments.cold, note),
+                measure.size(gib, directory, repeats, self.agent, arguments.cold, note),
             )
             changes = await self._try(
                 f"{gib:g} GiB, saving again",
-                measure.changes(gib, directory, arguments.changed, arguments.repeats, paths, note),
+                measure.changes(gib, directory, arguments.changed, repeats, paths, note),
             )
             ten = await self._try(
                 f"{gib:g} GiB, ten checkpoints", many.ten_checkpoints(gib, directory, paths, note)
@@ -141,24 +187,29 @@ class _Run:
             )
             server = await self._try(
                 f"{gib:g} GiB, a server with other kernels",
-                loops.server(gib, directory, paths.socket, arguments.repeats, note),
+                loops.server(gib, directory, paths.socket, repeats, note),
             )
             report.sizes += [size] if size else []
             report.changes += changes or []
             report.tens += [ten] if ten else []
             report.remixes += [remixes] if remixes else []
             report.servers += [server] if server else []
-        if not arguments.no_rivals:
-            image = images["python3"]
-            rootfs = paths.images / image.digest / "rootfs"
-            for rival in (
-                rivals.Dill(directory),
-                rivals.Docker(directory, rootfs, image.env),
-                rivals.Podman(directory, rootfs, image.env),
-            ):
-                found = await self._try(rival.tool, rival.measure(arguments.sizes, note))
+        image = images["python3"]
+        rootfs = paths.images / image.digest / "rootfs"
+        for name, kind in _RIVALS.items():
+            if arguments.rivals is None or name in arguments.rivals:
+                rival = kind(directory, rootfs, image.env)
+                found = await self._try(name, self._rival(rival))
                 report.rivals += found or []
         return report
+
+    async def _rival(self, rival: rivals.Rival) -> list[RivalResult]:
+        if self.arguments.rivals is not None:
+            try:
+                await rival.install()
+            except rivals.Unavailable as reason:
+                self.note(f"{rival.tool} cannot be installed: {reason}")
+        return await rival.measure(self.arguments.sizes, self.note)
 
     async def _try(self, what: str, work: Awaitable[T]) -> T | None:
         try:

@@ -27,6 +27,31 @@ def markdown(report: Report) -> str:
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
+def headline(report: Report) -> str:
+    """What a kernel with 1 GiB, or the largest that was measured below, is told of in README."""
+    one = max((one for one in report.sizes if one.gib <= 1), key=lambda one: one.gib, default=None)
+    if one is None:
+        return ""
+    lines = [
+        f"On a machine with {report.host.processors} processors, a kernel with {_gib(one.gib)} of "
+        "random numbers:\n",
+        f"- stands still for {_seconds(one.pause_s)} when it is saved for the first time; the "
+        f"checkpoint is on the disk after {_seconds(one.save_s)} (writing as many bytes takes "
+        f"{_seconds(one.floor_write_s)})",
+    ]
+    lines += [
+        f"- is saved again in {_seconds(again.save_s)} after 1 % has changed, and stands still "
+        f"for {_seconds(again.pause_s)}"
+        for again in report.changes
+        if again.gib == one.gib and again.changed == 0.01
+    ]
+    lines.append(
+        f"- answers its first cell {_seconds(one.lazy.first_cell_s)} after it was asked to resume; "
+        f"a fresh kernel takes {_seconds(one.cold_start_s)}"
+    )
+    return "\n".join(lines) + "\n"
+
+
 def _host(report: Report) -> str:
     host = report.host
     return (
@@ -62,7 +87,7 @@ def _saving(report: Report) -> str:
         rows += [
             [
                 _gib(again.gib),
-                f"{again.changed:.0%} changed",
+                f"{again.changed * 100:g} % changed",
                 _seconds(again.pause_s),
                 _seconds(again.save_s),
                 "",

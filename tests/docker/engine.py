@@ -32,6 +32,7 @@ class DockerEngine:
 
     ``programs`` is a directory with those to use, runc among them, if not the host's.
     ``containerd_images``: containerd's image store instead of ``overlay2`` (Docker 24 and newer).
+    ``experimental``: with Docker's own checkpoints, made by the CRIU that our agents use.
     """
 
     def __init__(
@@ -41,6 +42,7 @@ class DockerEngine:
         *,
         containerd_images: bool = False,
         storage_driver: str = "overlay2",
+        experimental: bool = False,
     ) -> None:
         self.root = root
         self.programs = programs
@@ -55,6 +57,10 @@ class DockerEngine:
             "runtimes": {RUNTIME: {"path": str(program)}},
             "live-restore": True,
         }
+        self._path = f"{programs}:{_PATH}" if programs else _PATH
+        if experimental:
+            configuration["experimental"] = True
+            self._path = f"{tools.criu.parent}:{self._path}"
         if storage_driver != "overlay2":
             configuration["storage-driver"] = storage_driver
         if programs is not None:
@@ -148,7 +154,7 @@ class DockerEngine:
         with (self.root / f"{program}.log").open("ab") as log:
             return subprocess.Popen(
                 [self.programs / program if self.programs else program, *options],
-                env={"PATH": f"{self.programs}:{_PATH}" if self.programs else _PATH},
+                env={"PATH": self._path},
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
