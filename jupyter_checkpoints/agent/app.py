@@ -33,6 +33,7 @@ from .checkpoints import CheckpointService
 from .connections import AgentServer, raise_descriptor_limit
 from .docker_host_config import HOST_CONFIG, OWN_CONFIG, checked_host_config
 from .docker_images import DockerImages
+from .docker_network import DockerNetwork
 from .docker_volumes import DockerVolumes
 from .engines.choice import choose
 from .engines.docker import DockerEngine
@@ -103,6 +104,11 @@ class AgentApp(JupyterApp):
     extra_host_config = Dict(
         help="With Docker: further limits, logging and names of hosts for kernels' containers, by "
         "the names of the Docker SDK: " + ", ".join(sorted(HOST_CONFIG | OWN_CONFIG)) + ".",
+    ).tag(config=True)
+    network_name = Unicode(
+        "",
+        help="With Docker: a bridge network whose containers kernels reach by name. Kernels stay "
+        "in their own network, and are not reached from it.",
     ).tag(config=True)
     allowed_volumes = List(
         Unicode(),
@@ -305,6 +311,9 @@ class AgentApp(JupyterApp):
                 lazy_resume=self.lazy_resume == "auto",
                 user_namespaces=self.user_namespaces,
                 host_config=self.extra_host_config,
+                docker_network=DockerNetwork(docker, self.network_name)
+                if self.network_name
+                else None,
             )
         else:
             engine = EmbeddedEngine(

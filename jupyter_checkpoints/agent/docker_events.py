@@ -19,12 +19,13 @@ from .docker_client import DockerFailed, told
 
 log = logging.getLogger(__name__)
 
-_ACTIONS = ["pause", "unpause", "oom", "kill", "die"]
+#: What is of interest of a container.
+ACTIONS = ["pause", "unpause", "oom", "kill", "die"]
 _FIRST_DELAY, _LAST_DELAY = 0.1, 2.0
 
 
 class DockerEvent(Struct, frozen=True):
-    """One event of a container's."""
+    """One event of a container's, or of what ``container`` is the id of."""
 
     action: str
     container: str
@@ -39,8 +40,8 @@ class DockerEvents:
     ----------
     api:
         Docker's client.
-    label:
-        ``NAME=VALUE`` that the containers have.
+    filters:
+        Which events, as the Docker SDK has them.
     on_event:
         Called with each event, in the thread.
     on_connected:
@@ -51,12 +52,12 @@ class DockerEvents:
     def __init__(
         self,
         api: Any,
-        label: str,
+        filters: dict[str, Any],
         on_event: Callable[[DockerEvent], None],
         on_connected: Callable[[], None],
     ) -> None:
         self._api = api
-        self._label = label
+        self._filters = filters
         self._on_event = on_event
         self._on_connected = on_connected
         self._closing = threading.Event()
@@ -103,10 +104,7 @@ class DockerEvents:
         while not self._closing.is_set():
             try:
                 with told():
-                    stream = self._api.events(
-                        filters={"type": "container", "label": self._label, "event": _ACTIONS},
-                        decode=True,
-                    )
+                    stream = self._api.events(filters=self._filters, decode=True)
                 with self._changed:
                     self._stream = stream
                 if self._closing.is_set():  # close() has not seen this one

@@ -24,6 +24,7 @@ import json
 import logging
 import os
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 from msgspec import Struct
@@ -61,6 +62,7 @@ class Network:
         self.nat = nat
         self._open = False
         self._in_docker_s_chain = False
+        self._docker_subnets: list[str] = []
         self._ipv6 = True
         #: An index whose first link is there already, so that a kernel's start need not wait.
         self._spare: int | None = None
@@ -175,11 +177,14 @@ class Network:
                     hint="Give the agent another `subnet`.",
                 )
 
-    async def pass_firewall_of_docker(self) -> None:
+    async def pass_firewall_of_docker(self, to: Sequence[str] = ()) -> None:
         """Let kernels' packets through where Docker drops whatever it does not know itself.
 
-        Docker gives others a chain of its own for that, and keeps what is in it.
+        Docker gives others a chain of its own for that, and keeps what is in it. ``to``: subnets of
+        Docker's that kernels reach in any case: since version 28 it drops early what comes
+        to its containers from elsewhere.
         """
+        self._docker_subnets = list(to)
         try:
             if not await self._quietly("iptables", "--wait", "--list-rules", "DOCKER-USER"):
                 return
@@ -193,9 +198,11 @@ class Network:
                 await self._quietly("iptables", "--wait", "-I", *rule)
 
     def _docker_rules(self) -> list[tuple[str, ...]]:
+        own, accept = str(self.subnet), ("--jump", "ACCEPT")
+        early = ("PREROUTING", "--table", "raw", "--source", own)
         return [
-            ("DOCKER-USER", direction, str(self.subnet), "--jump", "ACCEPT")
-            for direction in ("--source", "--destination")
+            *(("DOCKER-USER", side, own, *accept) for side in ("--source", "--destination")),
+            *((*early, "--destination", to, *accept) for to in self._docker_subnets),
         ]
 
     async def close(self) -> None:

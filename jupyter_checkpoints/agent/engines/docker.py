@@ -39,10 +39,12 @@ from ...store.store import Staging
 from .. import process, userns
 from ..cgroup import Cgroup
 from ..docker_client import DockerFailed, DockerMissing, told
-from ..docker_events import DockerEvent, DockerEvents
+from ..docker_events import ACTIONS, DockerEvent, DockerEvents
 from ..docker_host_config import HOST_CONFIG, applied, hosts, resolv_conf
 from ..docker_images import DockerImages
 from ..docker_log import DockerLog
+from ..docker_network import EVENTS as NETWORK_EVENTS
+from ..docker_network import DockerNetwork
 from ..docker_runtime.create import STALE
 from ..docker_setup import RUNTIME
 from ..monitor import Log
@@ -59,6 +61,8 @@ log = logging.getLogger(__name__)
 _LABEL = "org.jupyter.runtime-checkpoints"
 _AGENT, _KERNEL, _GENERATION = f"{_LABEL}.agent", f"{_LABEL}.kernel", f"{_LABEL}.generation"
 _ADDRESS = f"{_LABEL}.address"
+#: In ``/etc/hosts``: what follows is renewed.
+_NEIGHBOURS = "# containers of Docker's network\n"
 _INIT = Path("/usr/bin/tini-static")
 _EXIT_SECONDS = 20
 _DRAIN_SECONDS = 5.0
@@ -85,6 +89,8 @@ class DockerEngine(EmbeddedEngine):
         Docker's, with its client.
     host_config:
         Further arguments of ``APIClient.create_host_config``, checked.
+    docker_network:
+        The one whose containers kernels reach by name, if there is one.
     on_change:
         Called with the id of a kernel that was paused, or goes on.
     """
@@ -106,6 +112,7 @@ class DockerEngine(EmbeddedEngine):
         lazy_resume: bool = True,
         user_namespaces: bool,
         host_config: Mapping[str, Any],
+        docker_network: DockerNetwork | None,
         on_change: Callable[[str], None],
     ) -> None:
         super().__init__(
@@ -138,7 +145,23 @@ class DockerEngine(EmbeddedEngine):
         self._saving: set[str] = set()
         self._loop = asyncio.get_running_loop()
         self._events = DockerEvents(
-            self.api, f"{_AGENT}={layout.run_dir}", self._on_event, self._on_connected
+            self.api,
+            {"type": "container", "label": f"{_AGENT}={layout.run_dir}", "event": ACTIONS},
+            self._on_event,
+            self._on_connected,
+        )
+        self._docker_network = docker_network
+        self._neighbours = ""
+        """Names of its containers, for ``/etc/hosts``."""
+        self._network_events = (
+            DockerEvents(
+                self.api,
+                NETWORK_EVENTS,
+                lambda event: self._neighbours_changed(),
+                self._neighbours_changed,
+            )
+            if docker_network is not None
+            else None
         )
 
     # -- names ---------------------------------------------------------------------------------
@@ -166,10 +189,15 @@ class DockerEngine(EmbeddedEngine):
     async def open(self, known: dict[str, bool], checkpoints: set[str]) -> dict[str, Adopted]:
         await asyncio.to_thread(self._open_requests)
         self._paused = await asyncio.to_thread(self._list_paused)
+        subnets: list[str] = []
+        if self._docker_network is not None:
+            subnets = await asyncio.to_thread(self._docker_network.subnets)
         threading.Thread(target=self._remove_later, name="removals", daemon=True).start()
         adopted = await super().open(known, checkpoints)
-        await self.network.pass_firewall_of_docker()
+        await self.network.pass_firewall_of_docker(subnets)
         self._events.open()
+        if self._network_events is not None:
+            self._network_events.open()
         return adopted
 
     def _open_requests(self) -> None:
@@ -210,6 +238,8 @@ class DockerEngine(EmbeddedEngine):
     async def close(self) -> None:
         self._closing.set()
         await asyncio.to_thread(self._events.close)
+        if self._network_events is not None:
+            await asyncio.to_thread(self._network_events.close)
         self._removals.put("")
         await super().close()
 
@@ -360,7 +390,8 @@ class DockerEngine(EmbeddedEngine):
         return applied(super()._configuration(spec, bundle, parts, link), self.host_config)
 
     def _hosts(self, hostname: str) -> str:
-        return super()._hosts(hostname) + hosts(self.host_config)
+        text = super()._hosts(hostname) + hosts(self.host_config)
+        return text if self._docker_network is None else text + _NEIGHBOURS + self._neighbours
 
     def _resolv_conf(self) -> str:
         return resolv_conf(self.host_config, super()._resolv_conf())
@@ -474,6 +505,24 @@ class DockerEngine(EmbeddedEngine):
             self._loop.call_soon_threadsafe(
                 lambda: self._later(self._look_whether_paused(name, container))
             )
+
+    def _neighbours_changed(self) -> None:
+        """In the thread of the events: somebody has come to the network, or gone."""
+        assert self._docker_network is not None
+        try:
+            self._neighbours = self._docker_network.hosts()
+        except (DockerFailed, CheckpointsError) as error:
+            log.debug("Docker does not tell of %s now: %s", self._docker_network.name, error)
+            return
+        with contextlib.suppress(RuntimeError):  # the loop has been closed
+            self._loop.call_soon_threadsafe(lambda: self._later(self._show_neighbours()))
+
+    async def _show_neighbours(self) -> None:
+        for kernel in list(self._kernels.values()):
+            if kernel.running:
+                path = self._private(kernel) / "hosts"
+                with contextlib.suppress(OSError):  # it is ending
+                    await asyncio.to_thread(_write_hosts, path, self._neighbours)
 
     async def _look_whether_paused(self, name: str, container: str) -> None:
         """Take over what Docker says now; events may be old, and some may be missing."""
@@ -640,6 +689,18 @@ class DockerEngine(EmbeddedEngine):
         # Not before: without a request it would be an ordinary container if it were started yet.
         for path in (self.requests / container, self.requests / f"{container}.restored"):
             path.unlink(missing_ok=True)
+
+
+def _write_hosts(path: Path, neighbours: str) -> None:
+    """Change the part of a container's ``/etc/hosts`` that may change. Raises ``OSError``."""
+    # In place: the container has this very file.
+    with open(os.open(path, os.O_RDWR | os.O_NOFOLLOW), "r+") as file:
+        text = file.read()
+        kept = text.partition(_NEIGHBOURS)[0] + _NEIGHBOURS
+        if text != kept + neighbours:
+            file.seek(0)
+            file.write(kept + neighbours)
+            file.truncate()
 
 
 def _reason(causes: list[DockerEvent], code: int) -> str:

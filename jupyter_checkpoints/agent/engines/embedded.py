@@ -1138,10 +1138,7 @@ class EmbeddedEngine(Engine):
     # -- while it runs -------------------------------------------------------------------------
 
     async def show_connection(self, kernel_id: str, connection_file: str) -> None:
-        state = self._running(kernel_id).state
-        private = self.layout.kernel(kernel_id)
-        if state.user_namespace:
-            private = self._stage(self._name(kernel_id, state.generation)) / "private"
+        private = self._private(self._running(kernel_id))
 
         def write() -> None:
             path = private / "connection" / "connection.json"
@@ -1149,6 +1146,12 @@ class EmbeddedEngine(Engine):
                 file.write(connection_file)
 
         await asyncio.to_thread(write)
+
+    def _private(self, kernel: _Kernel) -> Path:
+        """Where what the agent gives a container is."""
+        if kernel.state.user_namespace:
+            return self._stage(self._name(kernel.id, kernel.state.generation)) / "private"
+        return self.layout.kernel(kernel.id)
 
     async def signal(self, kernel_id: str, signum: int) -> None:
         kernel = self._kernels.get(kernel_id)
