@@ -108,8 +108,7 @@ class Tracker:
 
         Each range is ``[start, stop)``, of whole pages that are in memory or swapped out, and was
         watched since that call. Everything else may have been written; at the first call that is
-        all. From now on new mappings are watched as well. May be called while the process is
-        frozen or traced.
+        all. From now on new mappings are watched as well.
 
         Raises
         ------
@@ -124,6 +123,22 @@ class Tracker:
             return _selected([(before, 1), (self._clean(), 1), (written, -1)], 2)
         except OSError as error:
             raise Untracked(f"process {self.pid}: {error.strerror}") from error
+
+    def unchanged_while_frozen(self) -> Ranges:
+        """The same of a process that stands still: new mappings are not watched yet, but counted
+        as written, at the next call.
+
+        Raises
+        ------
+        Untracked
+            If the process is gone.
+        """
+        try:
+            clean = self._clean()
+            self._scan(_WPALLOWED | _WRITTEN, reset=True)
+        except OSError as error:
+            raise Untracked(f"process {self.pid}: {error.strerror}") from error
+        return clean
 
     def _clean(self) -> Ranges:
         return self._scan(_WPALLOWED | _WRITTEN, inverted=_WRITTEN, any_of=_PRESENT | _SWAPPED)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+from collections.abc import Callable
 
 from . import dirty, process, ranges
 from .dirty import Tracker, Untracked
@@ -53,12 +54,12 @@ class Watch:
     def unchanged_of_frozen(self, pid: int) -> Array:
         """The same of a process that stands still: it is not watched if it was not before."""
         with self._lock:
-            return self._ask(pid)
+            return self._ask(pid, Tracker.unchanged_while_frozen)
 
-    def _ask(self, pid: int) -> Array:
+    def _ask(self, pid: int, unchanged: Callable[[Tracker], Array] = Tracker.unchanged) -> Array:
         tracker = self._trackers.get((pid, process.start_time(pid) or 0))
         try:
-            return ranges.EMPTY if tracker is None else ranges.normal(tracker.unchanged())
+            return ranges.EMPTY if tracker is None else ranges.normal(unchanged(tracker))
         except Untracked as why:
             log.info("What is written is not known any more: %s", why)
             self._forget(pid)

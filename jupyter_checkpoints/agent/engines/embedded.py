@@ -86,10 +86,14 @@ _SPARE_SECONDS = 0.5
 _LOG_SIZE = 10 * 2**20
 _LOG_FILES = 3
 #: Runs a command, then lets the processes go on if nobody has; its status is the command's.
-_DUMP = """"$@"; status=$?
+_DUMP = """{urge}
+"$@"; status=$?
 [ -e {thawed} ] || : > {thawed}
 {thaw}
 exit $status"""
+#: On a busy host a dump would be kept from the processor ten times while processes stand still.
+#: Where that may not be changed, it goes on as it is.
+_URGENTLY = "chrt --rr --pid 1 $$ 2> /dev/null || :"
 #: runc's options where the network namespace is the container's own, and connected by a hook.
 _OWN_NETWORK: dict[bool, tuple[str, ...]] = {False: (), True: ("--empty-ns", "network")}
 #: What is for IPython in the container.
@@ -1027,6 +1031,9 @@ class EmbeddedEngine(Engine):
             thaw = "" if stays else self._cgroup(name).thaw_script()
             return thaw, self._cgroup(name).memory()
 
+        # Not where CRIU writes all memory: others need the processor meanwhile.
+        urge = _URGENTLY if window is not None else ":"
+
         def take() -> None:
             with ThreadPoolExecutor(1, thread_name_prefix="snapshot") as beside:
                 taken = None
@@ -1045,7 +1052,7 @@ class EmbeddedEngine(Engine):
             root, container = self._runc_state(name)
             dump = process.run(
                 # Whoever is killed meanwhile, the processes go on.
-                *("sh", "-c", _DUMP.format(thawed=thawed, thaw=thaw), "sh"),
+                *("sh", "-c", _DUMP.format(urge=urge, thawed=thawed, thaw=thaw), "sh"),
                 *(self.tools.runc, "--root", root, "checkpoint", "--leave-running"),
                 *("--image-path", staging.images, "--work-path", work),
                 *("--tcp-established", "--file-locks", *_OWN_NETWORK[kernel.state.user_namespace]),
