@@ -81,6 +81,8 @@ MAP = "pages.map"
 _LARGE = 2**20
 #: The share of a file that has to be new for it to become a pack as it is.
 _ADOPTED = 0.25
+#: So many new pages of a further save are compressed at once: it takes a few milliseconds.
+_FEW = 1024
 
 
 class PackStore(DirectoryStore):
@@ -523,11 +525,12 @@ class PackStaging(DirectoryStaging):
         fds: Sequence[int],
     ) -> list[tuple[PackWriter, Array, Array]]:
         """The packs of all that is new: each with the pages of the row in it and their numbers."""
+        few = 0 if self.earlier is None else _FEW
         parts: list[tuple[PackWriter, list[Array], list[Array]]] = []
         copied: list[tuple[MappedFile, int]] = []
         for file, source, fd in zip(large, paths, fds, strict=True):
             mine = new[file.first : file.first + file.pages]
-            if file.size % PAGE or mine.sum() < _ADOPTED * file.pages:
+            if file.size % PAGE or mine.sum() <= few or mine.sum() < _ADOPTED * file.pages:
                 copied.append((file, fd))
                 continue
             path = self._directory / f"new-{len(parts)}.pack"
@@ -554,10 +557,19 @@ class PackStaging(DirectoryStaging):
             if low == high:
                 continue
             starts, pages = changes.starts[low:high] - file.first, changes.pages[low:high]
-            first = writer.append(
-                _runs(fd, starts, pages), pages.astype(np.uint32), _hashes(changes, low, high)
-            )
             rows = np.flatnonzero(new[file.first : file.first + file.pages]) + file.first
+            if len(rows) <= few:
+                first = writer.next_page
+                all_of_it = memoryview(b"".join(bytes(run) for run in _runs(fd, starts, pages)))
+                ends = np.cumsum(pages) * PAGE
+                for at, end in enumerate(ends.tolist(), low):
+                    size = int(pages[at - low]) * PAGE
+                    extent = all_of_it[end - size : end]
+                    writer.append_compressed(extent, _hashes(changes, at, at + 1))
+            else:
+                first = writer.append(
+                    _runs(fd, starts, pages), pages.astype(np.uint32), _hashes(changes, low, high)
+                )
             all_pages.append(rows)
             all_numbers.append(np.uint64(first) + np.arange(len(rows), dtype=np.uint64))
         for at in range(*np.searchsorted(changes.starts, [small.start, small.stop]).tolist()):
