@@ -56,6 +56,25 @@ def held(store: PackStore) -> int:
 # ---- what is shared
 
 
+def test_little_that_is_new_is_compressed_at_once(store: PackStore) -> None:
+    memory = random_pages(3000)
+    save(store, "c1", {"pages-1.img": memory})
+    first = held(store)
+    for page in range(0, 2000, 2):
+        memory[page * PAGE : (page + 1) * PAGE] = page.to_bytes(4) * (PAGE // 4)
+    save(store, "c2", {"pages-1.img": memory}, parent="c1")
+    assert held(store) - first < 500 * PAGE
+    assert files_of(store, "c2") == {"pages-1.img": memory}
+    # More of it is not.
+    for page in range(0, 2400, 2):
+        memory[page * PAGE : (page + 1) * PAGE] = (page + 1).to_bytes(4) * (PAGE // 4)
+    first = held(store)
+    save(store, "c3", {"pages-1.img": memory}, parent="c2")
+    assert held(store) - first > 1200 * PAGE
+    assert files_of(store, "c3") == {"pages-1.img": memory}
+    assert all(store.verify(store.load(name)).ok for name in ("c2", "c3"))
+
+
 def test_a_second_save_holds_what_has_changed(store: PackStore) -> None:
     memory = random_pages(2000)
     save(store, "c1", {"pages-1.img": memory, "core-1.img": b"registers"})
