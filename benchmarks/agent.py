@@ -10,11 +10,14 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from jupyter_checkpoints import kernelspecs, layout
+from jupyter_checkpoints.agent.docker_client import is_ready
 from jupyter_checkpoints.errors import HostNotReady
+
+from .docker_engine import docker_engine
 
 _SECONDS = 60.0
 
@@ -22,15 +25,16 @@ _SECONDS = 60.0
 class Agent:
     """Started and stopped as the measurements need it; kernels and checkpoints stay.
 
-    Its images are the host's, its data is in ``directory``. Docker is asked at ``$DOCKER_HOST``.
+    Its images are the host's, its data is in ``directory``. Docker is asked at ``docker_host``.
     Methods block.
     """
 
-    def __init__(self, engine: str, directory: Path) -> None:
+    def __init__(self, engine: str, directory: Path, docker_host: str) -> None:
         self.paths = layout.Layout(
             directory / "data", directory / "run", layout.DATA_DIR / "images"
         )
         self._engine = engine
+        self._docker_host = docker_host
         self._subnet = _free_subnet()
         self._log = directory / "agent.log"
         self._process: subprocess.Popen[bytes] | None = None
@@ -52,7 +56,7 @@ class Agent:
                 [
                     *(sys.executable, "-m", "jupyter_checkpoints.agent"),
                     f"--engine={self._engine}",
-                    f"--docker-host={os.environ.get('DOCKER_HOST', '')}",
+                    f"--docker-host={self._docker_host}",
                     f"--data-dir={self.paths.data_dir}",
                     f"--run-dir={self.paths.run_dir}",
                     f"--images-dir={self.paths.images}",
@@ -106,7 +110,12 @@ def agent_with(engine: str, directory: Path) -> Iterator[Agent]:
         If the agent does not start.
     """
     kernelspecs.add_defaults(prefix=str(directory))
-    agent = Agent(engine, directory)
+    stack = ExitStack()
+    docker_host = os.environ.get("DOCKER_HOST", "")
+    if engine == "docker" and not is_ready(docker_host):
+        # This host's Docker, if it has one, does not know the runtime: it is left as it is.
+        docker_host = stack.enter_context(docker_engine())
+    agent = Agent(engine, directory, docker_host)
     shown = {
         layout.SOCKET_ENV: str(agent.paths.socket),
         "JUPYTER_PATH": str(directory / "share" / "jupyter"),
@@ -118,6 +127,7 @@ def agent_with(engine: str, directory: Path) -> Iterator[Agent]:
         yield agent
     finally:
         agent.stop()
+        stack.close()
         for name, value in before.items():
             os.environ.pop(name, None)
             if value is not None:

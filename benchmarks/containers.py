@@ -16,15 +16,14 @@ import subprocess
 import tempfile
 import time
 from abc import abstractmethod
-from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from jupyter_checkpoints.agent.rootfs import unmount_below
 from jupyter_checkpoints.agent.tools import child_environment, find_tools
-from tests.docker.engine import DockerEngine
 
+from .docker_engine import docker_engine
 from .measure import FILL, GIB, require_memory
 from .results import RivalResult
 from .rivals import Rival, Unavailable
@@ -352,7 +351,7 @@ class Docker(_Command):
         if shutil.which("dockerd") is None:
             raise Unavailable("it is not installed; `--rivals docker` installs it")
         try:
-            self._url = await asyncio.to_thread(self._daemon.enter_context, _docker_engine())
+            self._url = await asyncio.to_thread(self._daemon.enter_context, docker_engine())
         except Exception as error:
             raise Unavailable(f"its daemon does not start: {error}") from error
         return (await self._run("version", "--format", "{{.Server.Version}}")).strip()
@@ -380,22 +379,6 @@ class Docker(_Command):
             else:
                 return
         raise failed
-
-
-@contextmanager
-def _docker_engine() -> Iterator[str]:
-    """The URL of a Docker Engine that can save containers. Blocks."""
-    root = Path(tempfile.mkdtemp(prefix="benchmark-docker-", dir="/var/tmp"))
-    try:
-        engine = DockerEngine(root, experimental=True)
-        try:
-            engine.start()
-            yield engine.url
-        finally:
-            engine.stop()
-    finally:
-        unmount_below(root)
-        shutil.rmtree(root)
 
 
 class Podman(_Command):

@@ -15,8 +15,11 @@ import time
 from pathlib import Path
 from typing import Any
 
+import docker
+
 from jupyter_checkpoints.agent.docker_setup import RUNTIME
-from tests.docker.engine import running_engine
+
+from .docker_engine import docker_engine
 
 _IMAGE = "jupyter-checkpoints-nothing"
 #: A static program that ends at once.
@@ -32,8 +35,8 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=20, help="runs of each (default: 20)")
     parser.add_argument("--json", action="store_true", help="print one line of JSON")
     arguments = parser.parse_args()
-    with running_engine() as engine:
-        client = engine.client()
+    with docker_engine() as url:
+        client = docker.DockerClient(base_url=url, version="auto")
         client.api.import_image_from_data(_archive(), repository=_IMAGE)
         found = _measured(client, arguments.repeats)
         client.close()
