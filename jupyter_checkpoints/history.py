@@ -18,6 +18,8 @@ class ListedCheckpoint(CheckpointModel, frozen=True, kw_only=True):
 
     notebook: str = ""
     """The path of its runtime's notebook; empty if this server has none for it."""
+    owner: str = ""
+    """The user whose it is, if that is somebody else who shares it."""
     held: int = 0
     """Bytes on the disk."""
     shared: int = 0

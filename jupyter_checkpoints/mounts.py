@@ -83,6 +83,16 @@ def volume_mounts(volumes: Mapping[str, Any], *, read_only: bool = False) -> lis
     return mounts
 
 
+def in_place_of(others: list[Mount], directory: str | os.PathLike[str]) -> list[Mount]:
+    """A directory in the place of those that another user's kernel had at their own paths."""
+    source = os.path.realpath(directory)
+    return [
+        Mount(source=source, target=mount.target, read_only=mount.read_only)
+        for mount in others
+        if mount.source == mount.target
+    ]
+
+
 def covers(mounts: list[Mount], directory: str | os.PathLike[str]) -> bool:
     """Whether ``directory`` exists in a container with these mounts, at its own path."""
     path = Path(directory)

@@ -19,7 +19,8 @@ import msgspec
 from jupyter_core.utils import ensure_async
 from traitlets.config import LoggingConfigurable
 
-from .client import connect
+from . import mounts
+from .client import AgentClient, connect
 from .errors import CheckpointsError, Conflict, NotFound
 from .event_schemas import RUNTIME_EVENT, Tell
 from .file_ids import FileIds
@@ -252,19 +253,71 @@ class Notebooks(LoggingConfigurable):
             elif (await agent.checkpoint(checkpoint_id)).runtime != runtime:
                 raise Conflict("This checkpoint belongs to another notebook's runtime.")
             copy = await agent.copy_checkpoint(checkpoint_id, CopyRequest(runtime=entry.runtime))
-            try:
-                write_settings(model["content"]["metadata"], runtime=entry.runtime)
-                await asyncio.to_thread(self.registry.put, entry)
-                new = {"type": "notebook", "format": "json", "content": model["content"]}
-                await ensure_async(self._contents.save(new, target))
-            except Exception as error:
-                await agent.delete_checkpoint(copy.id)
-                await asyncio.to_thread(self.registry.forget, entry.runtime)
-                raise Conflict(f"{target} could not be written.", reason=str(error)) from error
-        self._known[entry.place] = entry
+            await self._write(agent, entry, target, model["content"], copy)
         owner = Entry(runtime=runtime, place=self._place(source))
         self._remixed(owner, entry, target, copy)
         return copy
+
+    async def adopt(self, checkpoint_id: str, target: str) -> CheckpointModel:
+        """Make a notebook of a checkpoint that somebody shares; returns its first checkpoint.
+
+        The notebook is empty: cells are not part of a checkpoint. Its directory takes the place
+        of the other user's.
+
+        Raises
+        ------
+        NotFound
+            If no such checkpoint is shared with this user.
+        Conflict
+            If the target exists.
+        """
+        entry = Entry(runtime=str(uuid.uuid4()), place=self._place(target))
+        async with connect() as agent:
+            shared = {c.id: c for c in await agent.checkpoints(shared=True)}
+            if (source := shared.get(checkpoint_id)) is None:
+                raise NotFound(f"There is no checkpoint {checkpoint_id} that is shared with you.")
+            if await ensure_async(self._contents.exists(target)):
+                raise Conflict(f"There is a file {target} already.", hint="Choose another name.")
+            own = []
+            if not entry.place.startswith(NO_FILE):
+                own = mounts.in_place_of(source.mounts, os.path.dirname(entry.place))
+            request = CopyRequest(runtime=entry.runtime, name=source.name, mounts=own)
+            copy = await agent.copy_checkpoint(source.id, request)
+            name = source.kernel_name
+            metadata: dict[str, Any] = {"kernelspec": {"name": name, "display_name": name}}
+            write_settings(metadata, enabled=True, autosave=True)
+            content = {"cells": [], "metadata": metadata, "nbformat": 4, "nbformat_minor": 5}
+            await self._write(agent, entry, target, content, copy)
+        self.log.info("%s goes on from what user %s shares: %s", target, source.uid, source.id)
+        self._tell(
+            RUNTIME_EVENT,
+            action="remixed",
+            notebook=target,
+            runtime=entry.runtime,
+            source_runtime=source.runtime,
+            checkpoint=copy.id,
+        )
+        return copy
+
+    async def _write(
+        self,
+        agent: AgentClient,
+        entry: Entry,
+        target: str,
+        content: dict[str, Any],
+        first: CheckpointModel,
+    ) -> None:
+        """Write a notebook whose runtime begins with a checkpoint; without it, nothing is left."""
+        try:
+            write_settings(content["metadata"], runtime=entry.runtime)
+            await asyncio.to_thread(self.registry.put, entry)
+            new = {"type": "notebook", "format": "json", "content": content}
+            await ensure_async(self._contents.save(new, target))
+        except Exception as error:
+            await agent.delete_checkpoint(first.id)
+            await asyncio.to_thread(self.registry.forget, entry.runtime)
+            raise Conflict(f"{target} could not be written.", reason=str(error)) from error
+        self._known[entry.place] = entry
 
     def before_saved(self, model: dict[str, Any], path: str, **_: Any) -> None:
         """A pre-save hook: write the notebook's runtime into its metadata. Blocks for nothing."""

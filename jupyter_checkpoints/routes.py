@@ -35,6 +35,7 @@ from .history import ListedCheckpoint, listed, with_remixes
 from .models import CheckpointModel, CheckpointPatch, Id, Mode, Name, is_id
 from .operations import Operation, known
 from .runtimes import Runtimes
+from .sharing import WARNING, name_of, shares_of
 
 T = TypeVar("T")
 
@@ -68,9 +69,9 @@ class ResumeBody(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 
 class RemixBody(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """``POST remix``."""
+    """``POST remix``; without ``source`` of a checkpoint that somebody shares."""
 
-    source: NotebookPath
+    source: NotebookPath | None = None
     target: NotebookPath
     checkpoint: Id | None = None
 
@@ -338,13 +339,27 @@ class CheckpointsHandler(Handler):
         if remixes not in ("0", "1"):
             raise InvalidRequest("`remixes` is 0 or 1.")
         registered = await asyncio.to_thread(self.runtimes.registry.all)
+        shared = self.get_query_argument("shared", "0")
+        if shared not in ("0", "1") or (shared == "1" and (notebook or kernel or runtime)):
+            raise InvalidRequest("`shared` is 0, or 1 with nothing else.")
         async with connect() as agent:
+            if shared == "1":
+                self.answer(await self._of_others(agent))
+                return
             if remixes == "1" and runtime:
                 sources = {e.runtime: e.source for e in registered if e.source}
                 found = with_remixes(await agent.checkpoints(kernel=kernel), runtime, sources)
             else:
                 found = await agent.checkpoints(kernel=kernel, runtime=runtime)
             self.answer(await self.listed(agent, found))
+
+    async def _of_others(self, agent: AgentClient) -> list[ListedCheckpoint]:
+        """What other users share with this one."""
+        found = await self.listed(agent, await agent.checkpoints(shared=True))
+        owners = await asyncio.to_thread(lambda: [name_of(c.uid) for c in found])
+        return [
+            msgspec.structs.replace(c, owner=owner) for c, owner in zip(found, owners, strict=True)
+        ]
 
     @web.authenticated
     @authorized
@@ -417,6 +432,38 @@ class VerifyHandler(Handler):
         async with connect() as agent:
             checkpoint = await agent.checkpoint(_checked(checkpoint_id))
         self.accepted(self.runtimes.keeping.verify(checkpoint))
+
+
+class SharesHandler(Handler):
+    @web.authenticated
+    @authorized
+    async def get(self, checkpoint_id: str) -> None:
+        """Who else may copy a checkpoint, and what is to be known before one shares it."""
+        self.untracked()
+        async with connect() as agent:
+            model = await agent.checkpoint(_checked(checkpoint_id))
+        await self.shares(model)
+
+    async def shares(self, model: CheckpointModel) -> None:
+        """Finish with whom it is shared with."""
+        shares = await asyncio.to_thread(shares_of, model)
+        self.answer({"shares": shares, "warning": WARNING})
+
+
+class ShareHandler(SharesHandler):
+    @web.authenticated
+    @authorized
+    async def put(self, checkpoint_id: str, user: str) -> None:
+        """Let a user copy a checkpoint."""
+        async with connect() as agent:
+            await self.shares(await agent.share(_checked(checkpoint_id), user))
+
+    @web.authenticated
+    @authorized
+    async def delete(self, checkpoint_id: str, user: str) -> None:
+        """Let a user copy it no longer."""
+        async with connect() as agent:
+            await self.shares(await agent.unshare(_checked(checkpoint_id), user))
 
 
 class PresaveHandler(Handler):
@@ -568,7 +615,13 @@ class RemixHandler(Handler):
     async def post(self) -> None:
         """Copy a notebook together with its runtime."""
         body = self.body(RemixBody)
-        copy = await self.runtimes.notebooks.remix(body.source, body.target, body.checkpoint or "")
+        notebooks, checkpoint = self.runtimes.notebooks, body.checkpoint or ""
+        if body.source is not None:
+            copy = await notebooks.remix(body.source, body.target, checkpoint)
+        elif checkpoint:
+            copy = await notebooks.adopt(checkpoint, body.target)
+        else:
+            raise InvalidRequest("Name a source, or a checkpoint that is shared with you.")
         self.set_header("Location", self._url("checkpoints", copy.id))
         async with connect() as agent:
             [made] = await self.listed(agent, [copy])
@@ -641,6 +694,7 @@ class OpenApiHandler(Handler):
 
 
 _ID = r"([^/]+)"
+_USER = r"(\*|[^/]+)"
 
 HANDLERS = [
     (f"{PREFIX}/status", StatusHandler),
@@ -652,6 +706,8 @@ HANDLERS = [
     (f"{PREFIX}/checkpoints/{_ID}", CheckpointHandler),
     (f"{PREFIX}/checkpoints/{_ID}/preflight", PreflightHandler),
     (f"{PREFIX}/checkpoints/{_ID}/verify", VerifyHandler),
+    (f"{PREFIX}/checkpoints/{_ID}/shares", SharesHandler),
+    (f"{PREFIX}/checkpoints/{_ID}/shares/{_USER}", ShareHandler),
     (f"{PREFIX}/checkpoints/{_ID}/resume", ResumeHandler),
     (f"{PREFIX}/checkpoints/{_ID}/archive", ArchiveHandler),
     (f"{PREFIX}/kernels/{_ID}/preflight", PresaveHandler),

@@ -6,10 +6,11 @@ import sys
 import uuid
 from pathlib import Path
 
+from .. import mounts
 from ..client import AgentClient
 from ..errors import Conflict
 from ..metadata import write_settings
-from ..models import CheckpointModel, CopyRequest, Mount, SaveRequest
+from ..models import CopyRequest, SaveRequest
 from ..notebook_files import NotebookFile
 from .base import AgentCommand, Command
 
@@ -71,7 +72,7 @@ class RemixApp(AgentCommand):
         request = CopyRequest(runtime=str(uuid.uuid4()))
         if not newest and (newest := await agent.checkpoints(runtime=runtime, shared=True)):
             request = CopyRequest(
-                runtime=request.runtime, mounts=_own_directory(newest[0], target.parent)
+                runtime=request.runtime, mounts=mounts.in_place_of(newest[0].mounts, target.parent)
             )
         if not newest:
             raise Conflict(
@@ -101,13 +102,3 @@ async def _save_running(agent: AgentClient, runtime: str) -> None:
     for kernel in await agent.kernels():
         if kernel.runtime == runtime and kernel.state == "running":
             await agent.save(kernel.id, SaveRequest(trigger="remix"))
-
-
-def _own_directory(shared: CheckpointModel, directory: Path) -> list[Mount]:
-    """A directory in the place of those that another user's kernel had at their own paths."""
-    source = str(directory.resolve())
-    return [
-        Mount(source=source, target=mount.target, read_only=mount.read_only)
-        for mount in shared.mounts
-        if mount.source == mount.target
-    ]

@@ -8,12 +8,9 @@ from traitlets import Bool
 
 from ..client import AgentClient
 from ..errors import InvalidRequest
+from ..sharing import WARNING, shares_of
 from . import resolve
 from .base import AgentCommand
-
-_WARNING = """\
-What the kernel had in memory is theirs to read: passwords, keys, tokens, other people's data.
-Their kernels continue its random numbers, and may be known to other services as you."""
 
 
 class ShareApp(AgentCommand):
@@ -49,9 +46,9 @@ jupyter checkpoints share 8a1e bob --revoke"""
             model = await change(model.id, user)
 
         def show() -> None:
-            shown = ["everyone" if user == "*" else str(user) for user in model.shares]
+            shown = ["everyone" if s.user == "*" else s.name for s in shares_of(model)]
             print(f"{model.id} is shared with {', '.join(shown) or 'nobody'}.")
             if not self.revoke:
-                print(_WARNING, file=sys.stderr)
+                print(WARNING, file=sys.stderr)
 
         self.print_result(model, show)

@@ -10,11 +10,18 @@ import type { TranslationBundle } from '@jupyterlab/translation';
 
 import * as React from 'react';
 
-import { chooseArchive, createNotebook, setKernel } from './archives';
+import {
+  chooseArchive,
+  createNotebook,
+  download,
+  downloadNotebook,
+  setKernel
+} from './archives';
 import { CheckpointDetails } from './components/details';
 import { ProblemDetails } from './components/problem';
 import type { RuntimeCheckpoints } from './model';
 import type { NotebookRuntime } from './notebookRuntime';
+import type { IShares } from './request';
 import { Cancelled, asProblem } from './request';
 import type {
   ICheckpoint,
@@ -23,6 +30,7 @@ import type {
   IProblem,
   ISleeping
 } from './tokens';
+import { SharesForm } from './widgets/sharesForm';
 import { clockText, freshestMoment, titleText } from './wording';
 
 /** Milliseconds in which a deletion can be undone. */
@@ -342,14 +350,81 @@ export class Actions {
     });
   }
 
-  /** Download the checkpoint's archive. */
-  export(checkpoint: ICheckpoint): void {
-    const link = document.createElement('a');
-    link.href = this._model.api.archiveUrl(checkpoint.id);
-    link.download = '';
-    document.body.appendChild(link);
-    link.click();
-    link.remove();
+  /** Download the checkpoint's archive, and the notebook beside it: cells are not in an archive. */
+  async export(
+    runtime: INotebookRuntime,
+    checkpoint: ICheckpoint
+  ): Promise<void> {
+    download(this._model.api.archiveUrl(checkpoint.id), '');
+    await this._told(() =>
+      downloadNotebook(this._contents, runtime.path, `${checkpoint.id}.ipynb`)
+    );
+  }
+
+  /** Ask with whom a checkpoint is to be shared, and see to it. */
+  async share(checkpoint: ICheckpoint): Promise<void> {
+    const trans = this._trans;
+    const { api } = this._model;
+    const title = titleText(checkpoint, Date.now());
+    let now: IShares = { shares: [], warning: '' };
+    const known = await this._told(async () => {
+      now = await api.shares(checkpoint.id);
+    });
+    if (!known) {
+      return;
+    }
+    const answer = await showDialog({
+      title: trans.__('Share “%1”', title),
+      body: new SharesForm(now, trans),
+      buttons: [
+        Dialog.cancelButton(),
+        Dialog.okButton({ label: trans.__('Share') })
+      ]
+    });
+    if (!answer.button.accept) {
+      return;
+    }
+    const before = now.shares.map(({ user }) => String(user));
+    const wanted = answer.value ?? [];
+    const done = await this._told(async () => {
+      for (const user of before.filter(one => !wanted.includes(one))) {
+        now = await api.unshare(checkpoint.id, user);
+      }
+      for (const user of wanted.filter(one => !before.includes(one))) {
+        now = await api.share(checkpoint.id, user);
+      }
+    });
+    if (done) {
+      const names = now.shares.map(({ user, name }) =>
+        user === '*' ? trans.__('everyone') : name
+      );
+      Notification.success(
+        names.length
+          ? trans.__('“%1” is shared with %2.', title, names.join(', '))
+          : trans.__('“%1” is shared with nobody.', title),
+        { autoClose: 3000 }
+      );
+    }
+  }
+
+  /** Make a notebook of what somebody shares, and open it with its kernel running. */
+  async openShared(checkpoint: ICheckpoint): Promise<void> {
+    const trans = this._trans;
+    const answer = await InputDialog.getText({
+      title: trans.__('Open What %1 Shares', checkpoint.owner),
+      label: trans.__('Name of the new notebook'),
+      text: checkpoint.name || trans.__('from-%1', checkpoint.owner),
+      okLabel: trans.__('Open')
+    });
+    const name = answer.value?.trim();
+    if (!answer.button.accept || !name) {
+      return;
+    }
+    const target = PathExt.join(this._folder(), asNotebook(name));
+    await this._told(async () => {
+      await this._model.api.remix({ checkpoint: checkpoint.id, target });
+      await this.open(target);
+    });
   }
 
   /** Make a notebook of an archive that the user chooses, and open it with its kernel running. */
@@ -370,10 +445,7 @@ export class Actions {
     if (!answer.button.accept || !name) {
       return;
     }
-    const target = PathExt.join(
-      this._folder(),
-      name.endsWith('.ipynb') ? name : `${name}.ipynb`
-    );
+    const target = PathExt.join(this._folder(), asNotebook(name));
     await this._told(async () => {
       await createNotebook(this._contents, target, notebook, trans);
       try {
@@ -525,6 +597,11 @@ export class Actions {
   private readonly _selectKernel: () => Promise<void>;
   private readonly _showPanel: () => void;
   private readonly _preferences: () => IPreferences;
+}
+
+/** A file name with a notebook's ending. */
+function asNotebook(name: string): string {
+  return name.endsWith('.ipynb') ? name : `${name}.ipynb`;
 }
 
 /** Namespace of {@link Actions}. */

@@ -2,6 +2,7 @@ import type { INotebookContent } from '@jupyterlab/nbformat';
 import type { Contents } from '@jupyterlab/services';
 import type { TranslationBundle } from '@jupyterlab/translation';
 
+import { readSettings } from './state';
 import { METADATA_KEY } from './tokens';
 
 /** What is to be imported: an archive, and the notebook that was exported beside it, if any. */
@@ -29,6 +30,35 @@ export function chooseArchive(): Promise<IImport | null> {
   });
 }
 
+/** Have the browser keep what is at an address; `name` counts where the server gives none. */
+export function download(href: string, name: string): void {
+  const link = document.createElement('a');
+  link.href = href;
+  link.download = name;
+  document.body.appendChild(link);
+  link.click();
+  link.remove();
+}
+
+/** Download a notebook as it was saved last, under another name. */
+export async function downloadNotebook(
+  contents: Contents.IManager,
+  path: string,
+  name: string
+): Promise<void> {
+  const { content } = await contents.get(path, {
+    type: 'notebook',
+    content: true
+  });
+  const file = new Blob([JSON.stringify(content, null, 1)], {
+    type: 'application/x-ipynb+json'
+  });
+  const href = URL.createObjectURL(file);
+  download(href, name);
+  // The browser has begun by then.
+  setTimeout(() => URL.revokeObjectURL(href), 60_000);
+}
+
 /**
  * A notebook that is switched on, for a kernel to come: empty, or with the cells of another.
  *
@@ -53,9 +83,10 @@ export async function createNotebook(
     ? JSON.parse(await cells.text())
     : { cells: [], metadata: {}, nbformat: 4, nbformat_minor: 5 };
   // Not the runtime of whatever it was exported from.
+  const { autosave, mode } = readSettings(content.metadata[METADATA_KEY]);
   content.metadata = {
     ...content.metadata,
-    [METADATA_KEY]: { enabled: true, autosave: true }
+    [METADATA_KEY]: { enabled: true, autosave, ...(mode ? { mode } : {}) }
   };
   await contents.save(path, { type: 'notebook', format: 'json', content });
 }

@@ -26,6 +26,7 @@ export namespace CommandIDs {
   export const rename = 'runtime-checkpoints:rename';
   export const pin = 'runtime-checkpoints:toggle-pin';
   export const remove = 'runtime-checkpoints:delete';
+  export const share = 'runtime-checkpoints:share';
   export const download = 'runtime-checkpoints:export';
   export const importArchive = 'runtime-checkpoints:import';
   export const cancel = 'runtime-checkpoints:cancel';
@@ -242,9 +243,17 @@ export function addCommands(options: {
   });
   commands.addCommand(CommandIDs.download, {
     label: trans.__('Export…'),
-    caption: trans.__('Download it as an archive'),
+    caption: trans.__('Download it as an archive, and the notebook'),
     describedBy: { args: CHECKPOINT_ARGS },
-    ...onCheckpoint((_, checkpoint) => actions.export(checkpoint))
+    ...onCheckpoint((runtime, checkpoint) =>
+      actions.export(runtime, checkpoint)
+    )
+  });
+  commands.addCommand(CommandIDs.share, {
+    label: trans.__('Share…'),
+    caption: trans.__('Let other users of this host go on from it'),
+    describedBy: { args: CHECKPOINT_ARGS },
+    ...onCheckpoint((_, checkpoint) => actions.share(checkpoint))
   });
   commands.addCommand(CommandIDs.inspect, {
     label: trans.__('What Is Inside…'),

@@ -12,6 +12,7 @@ import type { IServerEvent } from './serverEvents';
 import { asServerEvent } from './serverEvents';
 import type {
   Availability,
+  ICheckpoint,
   IProblem,
   IRuntimeCheckpoints,
   ISleeping
@@ -77,6 +78,15 @@ export class RuntimeCheckpoints implements IRuntimeCheckpoints {
     return this._serverEvent;
   }
 
+  /** What other users share with this one, newest first, as far as is known. */
+  get sharedWithMe(): readonly ICheckpoint[] {
+    return this._sharedWithMe;
+  }
+
+  get sharedWithMeChanged(): ISignal<this, void> {
+    return this._sharedWithMeChanged;
+  }
+
   get isDisposed(): boolean {
     return this._isDisposed;
   }
@@ -140,6 +150,19 @@ export class RuntimeCheckpoints implements IRuntimeCheckpoints {
           ? [{ runtime, notebook, checkpoint: newest }]
           : []
     );
+  }
+
+  /** Ask again what others share: nobody tells. */
+  async refreshSharedWithMe(): Promise<void> {
+    if (this._availability !== 'available') {
+      return;
+    }
+    // Nice to know, and no reason to show nothing.
+    const found = await this.api.checkpoints({ shared: '1' }).catch(() => []);
+    if (!this._isDisposed) {
+      this._sharedWithMe = found;
+      this._sharedWithMeChanged.emit();
+    }
   }
 
   /** Nobody tells when a server answers again. */
@@ -239,10 +262,12 @@ export class RuntimeCheckpoints implements IRuntimeCheckpoints {
     IChangedArgs<NotebookRuntime | null>
   >(this);
   private readonly _sleepingChanged = new Signal<this, void>(this);
+  private readonly _sharedWithMeChanged = new Signal<this, void>(this);
   private readonly _serverEvent = new Signal<this, IServerEvent>(this);
   private _availability: Availability = 'unknown';
   private _problem: IProblem | null = null;
   private _serverVersion = '';
+  private _sharedWithMe: readonly ICheckpoint[] = [];
   private _timer = 0;
   private _lastCurrent: NotebookRuntime | null = null;
   private _isDisposed = false;

@@ -58,6 +58,21 @@ export interface IRuntime {
   } | null;
 }
 
+/** One of those who may copy a checkpoint. */
+export interface IShare {
+  /** The number of a user of the server's host, or `*` for everybody there. */
+  user: number | '*';
+  /** His name; his number if he is gone. */
+  name: string;
+}
+
+/** With whom a checkpoint is shared. */
+export interface IShares {
+  shares: IShare[];
+  /** What is given away, for whoever is about to share it. */
+  warning: string;
+}
+
 /** What the server answered instead of what was asked for. */
 export class ServerError extends Error implements IProblem {
   constructor(problem: IProblem, status: number) {
@@ -121,7 +136,7 @@ export class CheckpointsApi {
   }
 
   checkpoints(
-    of: { notebook: string } | { runtime: string }
+    of: { notebook: string } | { runtime: string } | { shared: '1' }
   ): Promise<ICheckpoint[]> {
     return this._request<ICheckpoint[]>('GET', ['checkpoints'], { query: of });
   }
@@ -170,8 +185,25 @@ export class CheckpointsApi {
     });
   }
 
+  /** With whom a checkpoint is shared. */
+  shares(id: string): Promise<IShares> {
+    return this._request<IShares>('GET', ['checkpoints', id, 'shares']);
+  }
+
+  /** Let a user, by name or number, make copies of a checkpoint; `*`: everybody. */
+  share(id: string, user: string): Promise<IShares> {
+    return this._request<IShares>('PUT', ['checkpoints', id, 'shares', user]);
+  }
+
+  /** Take a share back; copies that were made stay. */
+  unshare(id: string, user: string): Promise<IShares> {
+    const parts = ['checkpoints', id, 'shares', user];
+    return this._request<IShares>('DELETE', parts);
+  }
+
+  /** Copy a notebook with a checkpoint; without it, make one of what somebody shares. */
   remix(options: {
-    source: string;
+    source?: string;
     target: string;
     checkpoint?: string;
   }): Promise<{ notebook: string; runtime: string; checkpoint: ICheckpoint }> {

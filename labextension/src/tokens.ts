@@ -69,6 +69,8 @@ export interface ICheckpoint {
   held: number;
   /** So many of these are held by other checkpoints as well. */
   shared: number;
+  /** The user whose it is, if somebody else shares it; otherwise empty. */
+  owner: string;
 }
 
 /** One answer of preflight: a sentence, and what to do about it. */

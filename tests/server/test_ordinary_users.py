@@ -142,6 +142,59 @@ async def test_a_user_who_may_not_has_an_ordinary_jupyter(outsider: Server) -> N
     assert "usermod" in refused.text
 
 
+async def test_a_notebook_is_made_of_what_another_user_shares(
+    servers: tuple[Server, Server], users: Users
+) -> None:
+    """The same by REST, without a notebook; and nothing of it without the share."""
+    alice, bob = servers
+    ones, others = await alice.start(), await bob.start()
+    kernel_id = await ones.open(alice.write("n.ipynb"))
+    await ones.run(kernel_id, "x = 41")
+    saved = await ones.save(kernel_id, name="half way")
+    theirs = f"/jupyter-checkpoints/checkpoints/{saved['id']}"
+    wanted = {"checkpoint": saved["id"], "target": "mine.ipynb"}
+
+    async def refused() -> None:
+        for method, path, body in (
+            ("GET", theirs, None),
+            ("GET", f"{theirs}/shares", None),
+            ("PUT", f"{theirs}/shares/{users.bob.name}", None),
+            ("DELETE", f"{theirs}/shares/*", None),
+            ("POST", "/jupyter-checkpoints/remix", wanted),
+        ):
+            answer = await others.request(method, path, body)
+            assert answer.status_code == 404, (method, path, answer.text)
+        assert await others.ours("GET", "checkpoints?shared=1") == []
+
+    await refused()
+    given = await ones.ours("PUT", f"checkpoints/{saved['id']}/shares/{users.bob.name}")
+    assert given["shares"] == [{"user": users.bob.uid, "name": users.bob.name}]
+    assert "passwords" in given["warning"]
+    [listed] = await others.ours("GET", "checkpoints?shared=1")
+    assert (listed["id"], listed["owner"]) == (saved["id"], users.alice.name)
+    # To see it is not to give it away, to change it or to delete it.
+    for method, path in (("PUT", f"{theirs}/shares/*"), ("DELETE", theirs)):
+        assert (await others.request(method, path)).status_code == 404
+    assert (await others.ours("GET", f"checkpoints/{saved['id']}/shares"))["shares"] == []
+
+    made = await others.ours("POST", "remix", wanted)
+    assert made["notebook"] == "mine.ipynb"
+    assert bob.metadata("mine.ipynb") == {
+        "enabled": True,
+        "autosave": True,
+        "runtime": made["runtime"],
+    }
+    left = await ones.ours("DELETE", f"checkpoints/{saved['id']}/shares/{users.bob.uid}")
+    assert left["shares"] == []
+    await refused()
+    # What was made of it stays.
+    woken = await others.open("mine.ipynb")
+    assert await others.run(woken, "x += 1; print(x)") == "42"
+    assert await others.run(woken, "open('of-bob', 'w').close()") == ""
+    assert (bob.root / "of-bob").stat().st_uid == users.bob.uid
+    assert await ones.run(kernel_id, "print(x)") == "41"
+
+
 async def test_the_state_of_a_shared_checkpoint_goes_on(
     servers: tuple[Server, Server], users: Users
 ) -> None:

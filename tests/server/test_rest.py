@@ -34,6 +34,10 @@ def operations() -> Iterator[tuple[str, str, dict[str, Any]]]:
                 yield method, path, item[method]
 
 
+#: What paths with a user in them have in his place.
+USER = r"(\*|[^/]+)"
+
+
 def test_all_is_described() -> None:
     described = {(path, method) for method, path, _ in operations()}
     there = set()
@@ -41,7 +45,7 @@ def test_all_is_described() -> None:
         path = pattern.removeprefix(PREFIX)
         for placeholder in ("runtime", "checkpoint_id", "kernel_id", "operation_id"):
             if placeholder.partition("_")[0] in path:
-                path = path.replace("([^/]+)", f"{{{placeholder}}}")
+                path = path.replace("([^/]+)", f"{{{placeholder}}}").replace(USER, "{user}")
         there |= {(path, method) for method in METHODS if method in vars(handler)}
     assert described == there
 
@@ -64,7 +68,7 @@ async def test_nobody_who_is_not_authorized(server: Server) -> None:
     jupyter = await server.start()
     for method, path, described in operations():
         url = "/jupyter-checkpoints" + path
-        for placeholder in ("runtime", "checkpoint_id", "kernel_id", "operation_id"):
+        for placeholder in ("runtime", "checkpoint_id", "kernel_id", "operation_id", "user"):
             url = url.replace(f"{{{placeholder}}}", "x1")
         refused = await jupyter.request(method.upper(), url)
         assert refused.status_code == 403, (method, path)
@@ -93,6 +97,16 @@ async def test_bad_input_changes_nothing(server: Server, client: AgentClient) ->
         ("DELETE", "operations/unknown", None, 404),
         ("DELETE", "operations/..%2Fx", None, 400),
         ("POST", "checkpoints/unknown/verify", None, 404),
+        ("GET", "checkpoints/unknown/shares", None, 404),
+        ("PUT", "checkpoints/unknown/shares/nobody", None, 404),
+        ("DELETE", "checkpoints/unknown/shares/nobody", None, 404),
+        ("PUT", f"{one}/shares/no-such-user", None, 400),
+        ("PUT", f"{one}/shares/..%2Froot", None, 400),
+        ("PUT", f"{one}/shares/{'x' * 300}", None, 400),
+        ("GET", "checkpoints?shared=maybe", None, 400),
+        ("GET", f"checkpoints?shared=1&notebook={notebook}", None, 400),
+        ("POST", "remix", {"target": "of-nothing.ipynb"}, 400),
+        ("POST", "remix", {"target": "of-mine.ipynb", "checkpoint": saved["id"]}, 404),
         ("POST", "fresh", {}, 400),
         ("POST", "fresh", {"notebook": ""}, 400),
         ("POST", "runtimes/..%2Fx/fresh", None, 400),

@@ -13,6 +13,7 @@ import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -22,8 +23,10 @@ from jupyter_checkpoints.layout import SOCKET_ENV
 
 from ..agent.agents import IMAGES, wait_until
 from ..agent.conftest import running_agent
+from ..users import User, two_users
 
-UI_TESTS = Path(__file__).parents[2] / "labextension" / "ui-tests"
+_REPOSITORY = Path(__file__).parents[2]
+UI_TESTS = _REPOSITORY / "labextension" / "ui-tests"
 _PLAYWRIGHT = UI_TESTS / "node_modules" / ".bin" / "playwright"
 #: Seconds that an idle kernel of the spec ``SLEEPY`` is left alone.
 SLEEPY_AFTER = 2
@@ -73,8 +76,11 @@ def add_kernelspecs(prefix: Path) -> None:
 
 
 @contextmanager
-def running_lab(agent_socket: Path, home: Path) -> Iterator[str]:
-    """The address of a JupyterLab that has no password; directories are below ``home``."""
+def running_lab(agent_socket: Path, home: Path, user: User | None = None) -> Iterator[str]:
+    """The address of a JupyterLab that has no password; directories are below ``home``.
+
+    It is ``user``'s, or else root's.
+    """
     home.mkdir(exist_ok=True)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -85,7 +91,6 @@ def running_lab(agent_socket: Path, home: Path) -> Iterator[str]:
     config = home / "jupyter_server_config.py"
     config.write_text(_CONFIG.format(root=str(root), port=port, forbidden=str(home / "forbidden")))
     environment = {
-        **os.environ,
         SOCKET_ENV: str(agent_socket),
         "JUPYTER_PATH": str(prefix / "share" / "jupyter"),
         "JUPYTER_DATA_DIR": str(home / "data"),
@@ -94,15 +99,19 @@ def running_lab(agent_socket: Path, home: Path) -> Iterator[str]:
         "JUPYTERLAB_GALATA_ROOT_DIR": str(root),
         "IPYTHONDIR": str(home / "ipython"),
     }
+    if user is not None:
+        environment |= _made_reachable(user, home, root, prefix)
     log = home / "lab.log"
     with log.open("ab") as output:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "jupyterlab", f"--config={config}"],
-            cwd=root,
-            env=environment,
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=output,
+        child: dict[str, Any] = {"cwd": root, "stdin": subprocess.DEVNULL}
+        child |= {"stdout": output, "stderr": output}
+        arguments = ["-m", "jupyterlab", f"--config={config}"]
+        process = (
+            subprocess.Popen(
+                [sys.executable, *arguments], env={**os.environ, **environment}, **child
+            )
+            if user is None
+            else user.popen(user.python, *arguments, env=environment, **child)
         )
     address = f"http://127.0.0.1:{port}"
 
@@ -126,6 +135,22 @@ def running_lab(agent_socket: Path, home: Path) -> Iterator[str]:
             process.wait()
 
 
+def _made_reachable(user: User, home: Path, root: Path, prefix: Path) -> dict[str, str]:
+    """Give a user his directories, and what of JupyterLab he could not reach where it is."""
+    for directory in (home, root):
+        os.chown(directory, user.uid, user.gid)
+    extension = "jupyter-runtime-checkpoints"
+    shutil.copytree(
+        _REPOSITORY / "jupyter_checkpoints" / "labextension",
+        prefix / "share" / "jupyter" / "labextensions" / extension,
+    )
+    reachable = user.environment["JUPYTER_PATH"]
+    return {
+        "JUPYTER_PATH": f"{prefix / 'share' / 'jupyter'}{os.pathsep}{reachable}",
+        "JUPYTERLAB_DIR": f"{reachable}/lab",
+    }
+
+
 def browse(*arguments: str) -> int:
     """Start everything, run the browser's tests, remove everything; Playwright's exit status.
 
@@ -135,9 +160,14 @@ def browse(*arguments: str) -> int:
     home = Path(tempfile.mkdtemp(prefix="jupyter-checkpoints-lab-"))
     try:
         with (
-            running_agent("--AgentApp.orphan_grace=5") as agent,
+            two_users() as users,
+            running_agent(
+                "--AgentApp.orphan_grace=5", f"--AgentApp.allowed_groups={users.group}"
+            ) as agent,
             running_lab(agent.socket, home / "lab") as address,
             running_lab(home / "nobody.sock", home / "lonely") as lonely,
+            running_lab(agent.socket, users.alice.home / "lab", users.alice) as alice,
+            running_lab(agent.socket, users.bob.home / "lab", users.bob) as bob,
         ):
             status = subprocess.run(
                 [_PLAYWRIGHT, "test", *arguments],
@@ -148,6 +178,10 @@ def browse(*arguments: str) -> int:
                     "JUPYTER_ROOT": str(home / "lab" / "notebooks"),
                     "FORBIDDEN": str(home / "lab" / "forbidden"),
                     "LONELY_URL": lonely,
+                    "ALICE_URL": alice,
+                    "ALICE_NAME": users.alice.name,
+                    "BOB_URL": bob,
+                    "BOB_NAME": users.bob.name,
                 },
                 check=False,
             ).returncode

@@ -21,6 +21,7 @@ export function checkpoint(given: Partial<ICheckpoint>): ICheckpoint {
     verified: null,
     held: 1000,
     shared: 0,
+    owner: '',
     image: 'python3',
     kernel_name: 'checkpoints-python3',
     ...given

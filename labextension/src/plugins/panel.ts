@@ -37,6 +37,7 @@ export const panelPlugin: JupyterFrontEndPlugin<void> = {
       menu.addItem({ command: CommandIDs.pin, args });
       menu.addItem({ command: CommandIDs.inspect, args });
       menu.addItem({ command: CommandIDs.verify, args });
+      menu.addItem({ command: CommandIDs.share, args });
       menu.addItem({ command: CommandIDs.download, args });
       menu.addItem({ type: 'separator' });
       menu.addItem({ command: CommandIDs.remove, args });

@@ -1,6 +1,7 @@
 import type { TranslationBundle } from '@jupyterlab/translation';
 import { ReactWidget, UseSignal } from '@jupyterlab/ui-components';
 
+import type { Message } from '@lumino/messaging';
 import * as React from 'react';
 
 import type { Actions } from '../actions';
@@ -8,6 +9,7 @@ import type { Clock } from '../clock';
 import type { IPoint } from '../components/historyRow';
 import { ImportButton, NotebookView } from '../components/notebookView';
 import { ProblemDetails } from '../components/problem';
+import { SharedList } from '../components/sharedList';
 import { checkpointIcon } from '../icons';
 import type { RuntimeCheckpoints } from '../model';
 import type { NotebookRuntime } from '../notebookRuntime';
@@ -24,6 +26,20 @@ export class CheckpointPanel extends ReactWidget {
     this.title.caption = trans.__('Runtime Checkpoints');
     this.node.setAttribute('role', 'region');
     this.node.setAttribute('aria-label', trans.__('Runtime Checkpoints'));
+    const { model } = this._options;
+    model.availabilityChanged.connect(this._lookForShared, this);
+    model.currentChanged.connect(this._lookForShared, this);
+  }
+
+  protected onAfterShow(msg: Message): void {
+    super.onAfterShow(msg);
+    this._lookForShared();
+  }
+
+  private _lookForShared(): void {
+    if (this.isVisible) {
+      void this._options.model.refreshSharedWithMe();
+    }
   }
 
   protected render(): JSX.Element {
@@ -34,7 +50,12 @@ export class CheckpointPanel extends ReactWidget {
           <UseSignal signal={model.currentChanged}>
             {() => {
               const runtime = model.current;
-              return runtime ? this._view(runtime) : this._withoutNotebook();
+              return (
+                <>
+                  {runtime ? this._view(runtime) : this._withoutNotebook()}
+                  {this._shared()}
+                </>
+              );
             }}
           </UseSignal>
         )}
@@ -61,6 +82,22 @@ export class CheckpointPanel extends ReactWidget {
           </>
         )}
       </div>
+    );
+  }
+
+  private _shared(): JSX.Element {
+    const { model, trans, clock, actions } = this._options;
+    return (
+      <UseSignal signal={model.sharedWithMeChanged}>
+        {() => (
+          <SharedList
+            checkpoints={model.sharedWithMe}
+            now={clock.now}
+            trans={trans}
+            onOpen={checkpoint => void actions.openShared(checkpoint)}
+          />
+        )}
+      </UseSignal>
     );
   }
 

@@ -47,7 +47,8 @@ test('tells what is inside, exports it, and imports that', async ({
   tmpPath
 }, info) => {
   await open(page, `${tmpPath}/exported.ipynb`, {
-    cells: ['x = 41; print("set")']
+    cells: ['x = 41; print("set")'],
+    settings: { enabled: true, autosave: false, mode: 'process' }
   });
   await run(page, 0, 'set');
   await button(page).click();
@@ -71,10 +72,19 @@ test('tells what is inside, exports it, and imports that', async ({
   await expect(notice(page, 'byte for byte')).toBeVisible();
   await shown(page, 'verified', info);
 
-  const download = page.waitForEvent('download');
+  const download = (ending: string) =>
+    page.waitForEvent('download', file =>
+      file.suggestedFilename().endsWith(ending)
+    );
+  const downloads = [download('.tar'), download('.ipynb')];
   await rows(page).first().click({ button: 'right' });
   await page.click('.lm-Menu-itemLabel:text("Export")');
-  const archive = await (await download).path();
+  const [tar, ipynb] = await Promise.all(downloads);
+  // Beside each other they are found by each other's name.
+  expect(ipynb.suggestedFilename()).toBe(
+    tar.suggestedFilename().replace('.tar', '.ipynb')
+  );
+  const archive = await tar.path();
   expect(fs.statSync(archive).size).toBeGreaterThan(1_000_000);
 
   const chooser = page.waitForEvent('filechooser');
@@ -90,7 +100,7 @@ test('tells what is inside, exports it, and imports that', async ({
     {
       name: 'elsewhere.ipynb',
       mimeType: 'application/json',
-      buffer: fs.readFileSync(path.join(ROOT, tmpPath, 'exported.ipynb'))
+      buffer: fs.readFileSync(await ipynb.path())
     }
   ]);
   await shown(page, 'import-name', info);
@@ -98,6 +108,14 @@ test('tells what is inside, exports it, and imports that', async ({
   await inFront(page, 'elsewhere.ipynb');
   await kernelIs(page, 'idle');
   await expect(front(page).locator('.jp-Cell').first()).toContainText('x = 41');
+  const stored = JSON.parse(
+    fs.readFileSync(path.join(ROOT, tmpPath, 'elsewhere.ipynb'), 'utf8')
+  );
+  expect(stored.metadata.runtime_checkpoints).toMatchObject({
+    enabled: true,
+    autosave: false,
+    mode: 'process'
+  });
   await write(page, 0, 'x += 1; print(x)');
   await page.keyboard.press('Control+Enter');
   // IPython also says that it cannot go on with its history there.
