@@ -2,7 +2,8 @@
 
 A loop's longest standstill is measured from outside: a process asks it for a trifle every 5 ms
 (the agent for its list of kernels, the server for its version), and the longest answer counts. So
-it holds whatever a user would notice, also a processor that is not free at once.
+it holds whatever a user would notice, also a processor that is not free at once. How much that is
+tells a loop that has nothing to do, which is asked at the same time.
 """
 
 from __future__ import annotations
@@ -52,13 +53,16 @@ async def server(
     jupyter_server = Server(home, directory, socket)
     try:
         jupyter = await jupyter_server.start()
-        async with httpx.AsyncClient(
-            base_url=f"http://{jupyter.address}",
-            headers={"Authorization": f"token {jupyter.token}"},
-            timeout=PATIENCE,
-            trust_env=False,
-        ) as http:
-            return await _Measuring(gib, jupyter, http, socket, note).all(repeats)
+        async with (
+            httpx.AsyncClient(
+                base_url=f"http://{jupyter.address}",
+                headers={"Authorization": f"token {jupyter.token}"},
+                timeout=PATIENCE,
+                trust_env=False,
+            ) as http,
+            _idle_loop(home / "idle.sock") as idle,
+        ):
+            return await _Measuring(gib, jupyter, http, socket, idle, note).all(repeats)
     finally:
         if jupyter_server.process is not None:
             await jupyter_server.stop()
@@ -66,12 +70,19 @@ async def server(
 
 class _Measuring:
     def __init__(
-        self, gib: float, jupyter: Jupyter, http: httpx.AsyncClient, socket: Path, note: Note
+        self,
+        gib: float,
+        jupyter: Jupyter,
+        http: httpx.AsyncClient,
+        socket: Path,
+        idle: Path,
+        note: Note,
     ) -> None:
         self.gib = gib
         self.jupyter = jupyter
         self.http = http
         self.socket = socket
+        self.idle = idle
         self.note = note
         self.loops: list[LoopResult] = []
         self.notebook = jupyter.server.write(
@@ -148,8 +159,9 @@ class _Measuring:
         asked = {
             "agent": (str(self.socket), "/v1/kernels"),
             "server": (self.jupyter.address, "/api"),
+            "nobody's": (str(self.idle), "/"),
         }
-        probes = {loop: await _probe(*where) for loop, where in asked.items()}
+        probes = {loop: await _started("benchmarks.probe", *where) for loop, where in asked.items()}
         try:
             yield
         finally:
@@ -169,9 +181,19 @@ class _Measuring:
                 )
 
 
-async def _probe(address: str, path: str) -> asyncio.subprocess.Process:
+@asynccontextmanager
+async def _idle_loop(socket: Path) -> AsyncIterator[Path]:
+    process = await _started("benchmarks.idle_loop", str(socket))
+    try:
+        yield socket
+    finally:
+        await process.communicate(b"")  # closes its standard input
+
+
+async def _started(module: str, *arguments: str) -> asyncio.subprocess.Process:
+    """A program of ours that says a line when it is ready, and ends when its input does."""
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "benchmarks.probe", address, path),
+        *(sys.executable, "-m", module, *arguments),
         stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,
     )

@@ -91,7 +91,7 @@ class LoopResult(Struct, frozen=True, kw_only=True):
     """How long one event loop kept a trivial request waiting; see :mod:`.loops`."""
 
     loop: str
-    """``agent`` or ``server``."""
+    """``agent``, ``server``, or ``nobody's``: one that had nothing to do, asked meanwhile."""
     during: str
     """``idle``, ``save`` or ``resume``."""
     worst_s: float
