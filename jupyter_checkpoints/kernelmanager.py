@@ -45,6 +45,8 @@ _OURS = "jupyter-checkpoints"
 
 #: Seconds that a kernel gets to answer after a resume.
 _ANSWER_SECONDS = 10.0
+#: After so long it is asked for the second time, and then less and less often.
+_ASK_AGAIN_SECONDS = 0.05
 
 
 class CheckpointKernels(AsyncMappingKernelManager):
@@ -276,12 +278,9 @@ class CheckpointKernels(AsyncMappingKernelManager):
         """
         kernel: Any = self.get_kernel(kernel_id)
         self._take_key(kernel_id, connection)
-        # Until it says otherwise it may be doing anything; a handshake makes that `idle`.
+        # Until it says otherwise it may be doing anything.
         kernel.execution_state = "starting"
-        answers = await self._answers(kernel_id)
-        if kernel.execution_state == "starting":
-            kernel.execution_state = "idle" if answers else "busy"
-        return answers
+        return await self._answers(kernel_id)
 
     def _take_key(self, kernel_id: str, connection: ConnectionInfo) -> None:
         """From now on the kernel signs its messages with this key."""
@@ -322,18 +321,28 @@ class CheckpointKernels(AsyncMappingKernelManager):
         return ""
 
     async def _answers(self, kernel_id: str, key: bytes | None = None) -> bool:
-        """Wait until a kernel answers, on shell and on iopub; one that runs a cell does not."""
+        """Wait until a kernel answers, on shell and on iopub; one that runs a cell does not.
+
+        If nothing else is known of what it does, it is taken for idle or for busy then.
+        """
+        kernel: Any = self.get_kernel(kernel_id)
         client = self._client(kernel_id)
+        client.session.username = _OURS
         if key is not None:
             client.session.key = key
+        answers = False
         try:
-            await client.wait_for_ready(timeout=_ANSWER_SECONDS)
-        except RuntimeError as error:
-            self.log.warning("Kernel %s does not answer yet: %s", kernel_id, error)
-            return False
+            async with asyncio.timeout(_ANSWER_SECONDS):
+                answers = await _is_heard(client, kernel)
+        except TimeoutError:
+            pass
         finally:
             client.stop_channels()
-        return True
+        if not answers:
+            self.log.warning("Kernel %s does not answer yet", kernel_id)
+        if kernel.execution_state == "starting":
+            kernel.execution_state = "idle" if answers else "busy"
+        return answers
 
     async def execute(self, kernel_id: str, code: str, timeout: float) -> str:
         """Run code that no history keeps; returns what went wrong, or nothing."""
@@ -375,6 +384,36 @@ class CheckpointKernels(AsyncMappingKernelManager):
 
 class CheckpointKernelManager(CheckpointKernels):
     """The kernel manager that the extension puts into place."""
+
+
+async def _is_heard(client: AsyncKernelClient, kernel: Any) -> bool:
+    """Ask until something comes on both channels; false if the kernel dies.
+
+    Not ``wait_for_ready``: that goes on to listen until nothing has come for 0.2 s.
+    """
+    heard = [
+        asyncio.ensure_future(client.get_shell_msg()),
+        asyncio.ensure_future(client.get_iopub_msg()),
+    ]
+    patience = _ASK_AGAIN_SECONDS
+    try:
+        while True:
+            # What a kernel publishes before iopub is connected is lost.
+            client.kernel_info()
+            done, missing = await asyncio.wait(
+                heard, timeout=patience, return_when=asyncio.FIRST_EXCEPTION
+            )
+            for channel in done:
+                channel.result()
+            if not missing:
+                return True
+            if not await kernel.is_alive():
+                return False
+            patience = min(2 * patience, 1.0)
+    finally:
+        for channel in heard:
+            channel.cancel()
+        await asyncio.gather(*heard, return_exceptions=True)
 
 
 def _cell_number(message: list[bytes]) -> int | None:
