@@ -13,7 +13,12 @@ import pytest
 
 from jupyter_checkpoints.client import AgentClient
 from tests.agent.agents import Agent
+from tests.agent.callers import USER
+from tests.agent.cells import run
 from tests.agent.conftest import running_agent
+from tests.agent.states import STATES, State
+from tests.agent.test_states import Kernels
+from tests.agent.test_states import kernels as kernels
 
 from . import newest
 from .engine import DockerEngine, running_engine
@@ -58,3 +63,11 @@ async def test_it_is_the_newest(agent: Agent, docker: Any, store: str) -> None:
     assert status.engine == "docker"
     # Not the host's, which may be older.
     assert newest.version_of("runc") == status.runc_version
+
+
+# An ordinary user's: theirs ask more of runc. All users' are tested with the host's Engine.
+@pytest.mark.parametrize("kernels", [pytest.param((USER, USER), id="user")], indirect=True)
+@pytest.mark.parametrize("side", ["original", "clone"])
+@pytest.mark.parametrize("state", [pytest.param(state, id=state.name) for state in STATES])
+async def test_every_state_is_as_before(kernels: Kernels, state: State, side: str) -> None:
+    await run(kernels[side], state.check)

@@ -78,6 +78,7 @@ _START_SECONDS = 60.0
 #: A save that meets a connection just being made is tried so often, with pauses in seconds.
 _SAVE_ATTEMPTS = 10
 _SAVE_PAUSE = 0.2
+_FREEZE_ATTEMPTS = 5
 #: A dump or restore may take a second more for every 20 MB of memory.
 _CRIU_RATE = 20e6
 #: How long clients get to come back, iopub first, after a resume that could not keep connections.
@@ -1350,7 +1351,16 @@ class EmbeddedEngine(Engine):
 
     async def _stand_still(self, name: str) -> None:
         """Freeze a container, and wait until it is."""
-        await self._runc("pause", name)
+        attempts = _FREEZE_ATTEMPTS
+        while True:
+            attempts -= 1
+            try:
+                await self._runc("pause", name)
+                return
+            except CommandFailed as error:
+                # On a busy host runc gives up early with cgroup v1, and lets it go on.
+                if not attempts or "unable to freeze" not in error.output:
+                    raise
 
     async def _let_go_on(self, name: str) -> None:
         """Let a container run that the agent may have frozen."""
