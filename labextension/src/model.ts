@@ -17,6 +17,7 @@ import type {
   IRuntimeCheckpoints,
   ISleeping
 } from './tokens';
+import { noteCulled } from './waking';
 
 /** Milliseconds between two looks whether a kernel that is to be culled is gone. */
 const CULL_INTERVAL = 500;
@@ -206,6 +207,9 @@ export class RuntimeCheckpoints implements IRuntimeCheckpoints {
       }
     });
     if (event.action === 'culled' && event.kernel_id) {
+      if (event.checkpoint) {
+        noteCulled(event.kernel_id);
+      }
       void this._noticeCulled(event.kernel_id);
     }
     this._serverEvent.emit(event);

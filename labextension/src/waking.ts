@@ -5,6 +5,31 @@ import { Signal } from '@lumino/signaling';
 
 const changed = new Signal<object, ISessionContext>({});
 const waking = new WeakMap<ISessionContext, Promise<void>>();
+const culled = new Set<string>();
+
+/** The server has put this kernel to sleep: what was sent to it since was answered by nobody. */
+export function noteCulled(kernelId: string): void {
+  culled.add(kernelId);
+}
+
+/**
+ * Run a cell when its notebook's kernel is there.
+ *
+ * If the kernel fell asleep just then, it has not run, and does so when the kernel is awake again.
+ */
+export async function runAwake(
+  context: ISessionContext,
+  run: () => Promise<boolean>
+): Promise<boolean> {
+  await wakened(context);
+  const kernel = context.session?.kernel?.id ?? '';
+  const ran = await run();
+  if (ran || !culled.has(kernel)) {
+    return ran;
+  }
+  await wakened(context);
+  return run();
+}
 
 /**
  * Start a notebook's kernel if it has none, and wait until that is there.

@@ -2,12 +2,12 @@ import type { ISessionContext } from '@jupyterlab/apputils';
 
 import { Signal } from '@lumino/signaling';
 
-import { wakened } from '../waking';
+import { noteCulled, runAwake, wakened } from '../waking';
 
 /** As much of a session as waking looks at. */
 class Session {
   status = 'unknown';
-  session: { kernel: { status: string } | null } | null = null;
+  session: { kernel: { id?: string; status: string } | null } | null = null;
   sessionManager = { refreshRunning: () => Promise.resolve() };
   isDisposed = false;
   starts = 0;
@@ -117,6 +117,40 @@ describe('wakened', () => {
     session.isDisposed = true;
     session.disposed.emit();
     await waiting;
+    expect(session.starts).toBe(0);
+  });
+});
+
+describe('runAwake', () => {
+  function sleepy(id: string) {
+    const session = new Session();
+    session.session = { kernel: { id, status: 'idle' } };
+    let runs = 0;
+    const ran = runAwake(session.context, () => {
+      runs += 1;
+      if (runs === 1) {
+        session.session = null;
+        return Promise.resolve(false);
+      }
+      return Promise.resolve(true);
+    });
+    return { session, ran, runs: () => runs };
+  }
+
+  it('runs a cell again that came when its kernel fell asleep', async () => {
+    noteCulled('culled');
+    const { session, ran, runs } = sleepy('culled');
+    await new Promise(resolve => setTimeout(resolve));
+    session.finish();
+    expect(await ran).toBe(true);
+    expect(runs()).toBe(2);
+    expect(session.starts).toBe(1);
+  });
+
+  it('does not where somebody shut the kernel down', async () => {
+    const { session, ran, runs } = sleepy('shut-down');
+    expect(await ran).toBe(false);
+    expect(runs()).toBe(1);
     expect(session.starts).toBe(0);
   });
 });

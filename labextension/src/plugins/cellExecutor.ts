@@ -1,7 +1,7 @@
 import type { JupyterFrontEndPlugin } from '@jupyterlab/application';
 import { INotebookCellExecutor, runCell } from '@jupyterlab/notebook';
 
-import { wakened } from '../waking';
+import { runAwake } from '../waking';
 
 /**
  * Runs cells of a notebook whose kernel sleeps, or is just being resumed, when it is there.
@@ -17,11 +17,15 @@ export const cellExecutorPlugin: JupyterFrontEndPlugin<INotebookCellExecutor> =
     provides: INotebookCellExecutor,
     autoStart: true,
     activate: (): INotebookCellExecutor => ({
-      runCell: async options => {
-        if (options.sessionContext && options.cell.model.type === 'code') {
-          await wakened(options.sessionContext);
-        }
-        return runCell(options);
+      runCell: options => {
+        const { cell, sessionContext } = options;
+        return sessionContext && cell.model.type === 'code'
+          ? runAwake(
+              sessionContext,
+              // It may be deleted while the kernel wakes.
+              async () => !cell.isDisposed && runCell(options)
+            )
+          : runCell(options);
       }
     })
   };
