@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from jupyter_checkpoints.layout import SOCKET_ENV
 from tests.agent.agents import Agent
 from tests.agent.conftest import anyio_backend as anyio_backend
 from tests.agent.conftest import caller as caller
@@ -35,7 +36,12 @@ def docker_engine() -> Iterator[DockerEngine]:
 
 @pytest.fixture(scope="session")
 def agent(default_image: None, docker_engine: DockerEngine) -> Iterator[Agent]:
-    with running_agent(*docker_engine.options, env=docker_engine.agent_env) as agent:
+    """The agent that tests share, named by the environment for everything they start."""
+    with (
+        running_agent(*docker_engine.options, env=docker_engine.agent_env) as agent,
+        pytest.MonkeyPatch.context() as patch,
+    ):
+        patch.setenv(SOCKET_ENV, str(agent.socket))
         yield agent
 
 
