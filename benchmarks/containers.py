@@ -32,6 +32,7 @@ from .rivals import Rival, Unavailable
 _TIMEOUT = 300.0
 _NAME = "jupyter-checkpoints-benchmark"
 _DOCKER_TRIES = 5
+_COLLECTED_SECONDS = 3.0
 
 #: Says that it lives whenever the clock on the wall has jumped: after a pause, after a restore.
 _PROGRAM = (
@@ -366,6 +367,11 @@ class Docker(_Command):
         root = (await self._run("info", "--format", "{{.DockerRootDir}}")).strip()
         identity = (await self._run("inspect", "--format", "{{.Id}}", _NAME)).strip()
         return _size(Path(root, "containers", identity, "checkpoints"))
+
+    async def _stop(self) -> None:
+        await super()._stop()
+        # containerd removes a moment later what Docker is going to give it anew.
+        await asyncio.sleep(_COLLECTED_SECONDS)
 
     async def _restore(self) -> None:
         for _ in range(_DOCKER_TRIES):
