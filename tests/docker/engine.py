@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import shutil
 import signal
 import socket
@@ -146,6 +147,9 @@ class DockerEngine:
             if daemon is not None:
                 daemon.terminate()
                 daemon.wait(60)
+        # Those that containerd has forgotten when it was killed.
+        for shim in self.shims():
+            os.kill(shim, signal.SIGKILL)
 
     def log(self) -> str:
         return (self.root / "dockerd.log").read_text()[-4000:]
