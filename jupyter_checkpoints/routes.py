@@ -434,23 +434,25 @@ class VerifyHandler(Handler):
         self.accepted(self.runtimes.keeping.verify(checkpoint))
 
 
-class SharesHandler(Handler):
+class _AboutShares(Handler):
+    async def shares(self, model: CheckpointModel) -> None:
+        """Finish with whom a checkpoint is shared with, and what is to be known before that."""
+        shares = await asyncio.to_thread(shares_of, model)
+        self.answer({"shares": shares, "warning": WARNING})
+
+
+class SharesHandler(_AboutShares):
     @web.authenticated
     @authorized
     async def get(self, checkpoint_id: str) -> None:
-        """Who else may copy a checkpoint, and what is to be known before one shares it."""
+        """Who else may copy a checkpoint."""
         self.untracked()
         async with connect() as agent:
             model = await agent.checkpoint(_checked(checkpoint_id))
         await self.shares(model)
 
-    async def shares(self, model: CheckpointModel) -> None:
-        """Finish with whom it is shared with."""
-        shares = await asyncio.to_thread(shares_of, model)
-        self.answer({"shares": shares, "warning": WARNING})
 
-
-class ShareHandler(SharesHandler):
+class ShareHandler(_AboutShares):
     @web.authenticated
     @authorized
     async def put(self, checkpoint_id: str, user: str) -> None:
