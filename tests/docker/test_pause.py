@@ -72,6 +72,8 @@ async def test_saved_while_paused(launch: Launch, docker: Any, mode: Mode) -> No
     clone = await launch.resume(saved)
     assert not (await launch.agent.kernel(clone.model.id)).paused
     kept = mode == "process"
+    if not kept:  # it has just begun
+        await clone.channels.wait_for_ready(timeout=PATIENCE)
     assert await clone.run("'x' in globals()") == str(kept)
     assert await clone.run("open('/root/file').read()") == "'kept'"
     await go_on(launch, kernel, container)
