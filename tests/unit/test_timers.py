@@ -50,6 +50,84 @@ def write(images: Path, *content: bytes) -> None:
     (images / "files.img").write_bytes(data)
 
 
+def core(
+    left: int = 0,
+    interval: int = 0,
+    signals: tuple[int, ...] = (),
+    real: bytes | None = None,
+) -> bytes:
+    """A task's core; microseconds of its ``ITIMER_REAL``, and the signals that CRIU saw waiting."""
+    real = real or message(f1=0, f2=interval, f3=0, f4=left)
+    queue = b"".join(
+        message(f1=message(f1=number.to_bytes(4, "little") + bytes(124))) for number in signals
+    )
+    timers = message(
+        f1=real, f2=message(f1=0, f2=0, f3=0, f4=0), f3=message(f1=1, f2=0, f3=0, f4=9)
+    )
+    task = message(f1=1, f2=0, f3=0, f4=0, f5=0, f6=b"python", f7=timers, f10=queue)
+    return message(f1=1, f3=task, f4=message(f1=7))
+
+
+def write_core(images: Path, content: bytes) -> Path:
+    write(images)
+    path = images / "core-31.img"
+    path.write_bytes(MAGIC + len(content).to_bytes(4, "little") + content)
+    return path
+
+
+ALARM = {31: 1 << 13, 32: 0}
+
+
+@pytest.mark.parametrize(
+    ("before", "waited", "after"),
+    [
+        pytest.param(
+            core(),
+            ALARM,
+            core(real=bytes((8, 0, 16, 0, 24, 0, 32, 0, 24, 0, 32, 1))),
+            id="expired between the two looks",
+        ),
+        pytest.param(
+            core(interval=300),
+            {},
+            core(real=message(f1=0, f2=300, f3=0, f4=0) + bytes((24, 0, 32, 1))),
+            id="periodic",
+        ),
+        pytest.param(
+            core(interval=300, signals=(10, 14)),
+            ALARM,
+            core(signals=(10, 14), real=message(f1=0, f2=300, f3=0, f4=0) + message(f3=0, f4=300)),
+            id="periodic, and its signal is known",
+        ),
+    ],
+)
+def test_an_expired_alarm_comes_yet(
+    tmp_path: Path, before: bytes, waited: dict[int, int], after: bytes
+) -> None:
+    path = write_core(tmp_path, before)
+    assert rearm(tmp_path, waited) == 1
+    assert list(entries(path)) == [after]
+
+
+@pytest.mark.parametrize(
+    ("content", "waited"),
+    [
+        pytest.param(core(), {31: 1 << 12}, id="never set"),
+        pytest.param(core(left=5), ALARM, id="still to come"),
+        pytest.param(core(signals=(14,)), ALARM, id="its signal is known"),
+        pytest.param(core(), {32: 1 << 13}, id="another process's"),
+        pytest.param(message(f1=1, f5=message(f1=1)), ALARM, id="a thread"),
+    ],
+)
+def test_other_alarms_stay_as_they_are(
+    tmp_path: Path, content: bytes, waited: dict[int, int]
+) -> None:
+    path = write_core(tmp_path, content)
+    before = path.read_bytes()
+    assert rearm(tmp_path, waited) == 0
+    assert path.read_bytes() == before
+
+
 def left(entry: bytes) -> int:
     fields = dict(wire(entry))[TFD]
     assert isinstance(fields, bytes)
@@ -61,7 +139,7 @@ def left(entry: bytes) -> int:
 @pytest.mark.parametrize("owner", [b"\x08\x01", bytes(300)])
 def test_an_expired_periodic_timer_goes_on(tmp_path: Path, owner: bytes) -> None:
     write(tmp_path, OTHER, timer(0, 20_000_000, owner=owner), OTHER)
-    assert rearm(tmp_path) == 1
+    assert rearm(tmp_path, {}) == 1
 
     first, changed, last = entries(tmp_path / "files.img")
     assert (first, last) == (OTHER, OTHER)
@@ -73,7 +151,7 @@ def test_an_expired_periodic_timer_goes_on(tmp_path: Path, owner: bytes) -> None
     assert isinstance(two, bytes)
     assert {**dict(wire(one)), 8: 1} == dict(wire(two))
     # And so for every generation after.
-    assert rearm(tmp_path) == 0
+    assert rearm(tmp_path, {}) == 0
 
 
 @pytest.mark.parametrize(
@@ -82,7 +160,7 @@ def test_an_expired_periodic_timer_goes_on(tmp_path: Path, owner: bytes) -> None
 def test_all_others_stay_as_they_are(tmp_path: Path, entry: bytes) -> None:
     write(tmp_path, entry)
     before = (tmp_path / "files.img").read_bytes()
-    assert rearm(tmp_path) == 0
+    assert rearm(tmp_path, {}) == 0
     assert (tmp_path / "files.img").read_bytes() == before
 
 
@@ -92,4 +170,4 @@ def test_what_is_not_understood_fails_the_save(tmp_path: Path, cut: int) -> None
     path = tmp_path / "files.img"
     path.write_bytes(path.read_bytes()[:-cut])
     with pytest.raises(SaveFailed, match="not understood"):
-        rearm(tmp_path)
+        rearm(tmp_path, {})

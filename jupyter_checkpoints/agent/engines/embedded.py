@@ -1035,12 +1035,16 @@ class EmbeddedEngine(Engine):
         # Not where CRIU writes all memory: others need the processor meanwhile.
         urge = _URGENTLY if window is not None else ":"
 
+        waited: dict[int, int] = {}
+
         def take() -> None:
             with ThreadPoolExecutor(1, thread_name_prefix="snapshot") as beside:
                 taken = None
                 if in_window and not remaps.exists():
                     taken = beside.submit(self.pool.snapshot, name, staging.id)
-                taking.frozen(self._cgroup(name).processes())
+                processes = self._cgroup(name).processes()
+                taking.frozen(processes)
+                waited.update(timers.waiting(processes))
                 if taken is not None:
                     taken.result()
 
@@ -1073,7 +1077,7 @@ class EmbeddedEngine(Engine):
         finally:
             if window is not None:
                 window.close()
-        await asyncio.to_thread(timers.rearm, staging.images)
+        await asyncio.to_thread(timers.rearm, staging.images, waited)
         # Files, as a shell can touch one without starting a process.
         return await asyncio.to_thread(lambda: thawed.stat().st_mtime - frozen.stat().st_mtime)
 
