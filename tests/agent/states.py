@@ -613,8 +613,7 @@ assert np.fromfile("/root/frame.map").sum() == 1.5 * 999 + 2.5
 assert (frame["a"] @ frame["a"]) > 0
 """,
     ),
-    # The last: a timer of setitimer(2) that expires in the very moment of a dump is lost, as CRIU
-    # looks for signals that wait before it looks at these timers.
+    # The last, so that its timers expire after the save.
     State(
         "timers",
         """
