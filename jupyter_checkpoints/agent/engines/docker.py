@@ -36,7 +36,7 @@ from ...errors import CheckpointsError, Conflict, HostNotReady, OperationTimeout
 from ...layout import INIT_PATH, Layout
 from ...models import Mode, is_volume
 from ...store.store import Staging
-from .. import process, userns
+from .. import mounting, process, userns
 from ..cgroup import Cgroup
 from ..docker_client import DockerFailed, DockerMissing, told
 from ..docker_events import ACTIONS, DockerEvent, DockerEvents
@@ -686,6 +686,11 @@ class DockerEngine(EmbeddedEngine):
                 raise HostNotReady(
                     "Docker could not remove a container.", reason=str(error)
                 ) from error
+        # runc's, of a restore in whose midst it was killed with containerd.
+        for line in Path("/proc/self/mountinfo").read_text().splitlines():
+            place = line.split()[4]
+            if place.endswith(f"/{container}/criu-root"):
+                mounting.detach(place)
         # Not before: without a request it would be an ordinary container if it were started yet.
         for path in (self.requests / container, self.requests / f"{container}.restored"):
             path.unlink(missing_ok=True)
