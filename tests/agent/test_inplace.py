@@ -7,17 +7,21 @@ channel and makes no handshake. Each time its next cell must give a reply and it
 from __future__ import annotations
 
 import asyncio
+import os
 import uuid
 from collections.abc import AsyncIterator
+from functools import partial
+from pathlib import Path
 
 import pytest
 from jupyter_client.asynchronous.client import AsyncKernelClient
 
+from jupyter_checkpoints.agent.cgroup import Cgroup
 from jupyter_checkpoints.client import AgentClient
-from jupyter_checkpoints.errors import Conflict
-from jupyter_checkpoints.models import SaveRequest
+from jupyter_checkpoints.errors import Conflict, ResumeFailed
+from jupyter_checkpoints.models import Event, SaveRequest
 
-from .agents import Agent
+from .agents import Agent, wait_until
 from .callers import for_all_callers
 from .cells import finish, run
 from .kernels import client_of, connected, python_kernel
@@ -147,3 +151,59 @@ async def test_a_resume_that_fails_changes_nothing(
     with pytest.raises(Exception, match="damaged"):
         await client.resume(kernel.id, saved.id)
     assert await run(kernel.channels, "print(x)", LOST) == "now"
+
+
+async def test_an_end_in_the_midst_of_a_resume(
+    agent: Agent, client: AgentClient, kernel: Kernel
+) -> None:
+    """A container that is ended while another comes in its place takes nothing with it."""
+    await run(kernel.channels, "x = 'saved'")
+    saved = await client.save(kernel.id, SaveRequest())
+    resumed = 0
+    for n in range(12):
+        model = await client.kernel(kernel.id)
+        replaced = Cgroup.of(model.pid or 0)
+        restores = asyncio.Event()
+
+        def heard(event: Event, restores: asyncio.Event = restores) -> None:
+            if event.stage == "restore":
+                restores.set()
+
+        operation = asyncio.ensure_future(client.resume(kernel.id, saved.id, heard))
+        await restores.wait()
+        await asyncio.sleep(n * 0.02)
+        await asyncio.to_thread(replaced.kill)
+        try:
+            await operation
+        except ResumeFailed:
+            # It had not yet been made to stand still, and its end counts.
+            async for model in client.attach(kernel.id):
+                if model.state == "exited":
+                    break
+            await client.resume(kernel.id, saved.id)
+        else:
+            resumed += 1
+            # Its clients were counted before it ended: all of them are heard again.
+            assert await run(kernel.channels, "print(x)", LOST) == "saved"
+        await asyncio.to_thread(wait_until, partial(_is_alone, agent.layout.kernel(kernel.id)))
+        async with connected(await client.kernel(kernel.id)) as channels:
+            assert await run(channels, "print(x)") == "saved"
+    assert resumed
+
+
+def _is_alone(kernel: Path) -> bool:
+    """Whether a kernel has one container."""
+    return len([name for name in os.listdir(kernel) if name.isdigit()]) == 1
+
+
+async def test_a_deleted_kernel_leaves_no_network(agent: Agent, client: AgentClient) -> None:
+    """Nor that of a container which another has just taken the place of: names are used again."""
+    for _ in range(5):
+        kernel_id = str(uuid.uuid4())
+        await client.start_kernel(python_kernel(kernel_id, detached=True))
+        saved = await client.save(kernel_id, SaveRequest())
+        await client.resume(kernel_id, saved.id)
+        await client.delete_kernel(kernel_id)
+        # One is always kept ready for the next kernel.
+        assert len(agent.namespaces()) <= 1
+        await client.delete_checkpoint(saved.id)

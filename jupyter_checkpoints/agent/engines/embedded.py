@@ -120,7 +120,7 @@ class _State(Struct, kw_only=True):
     one_gateway: bool = False
     """Whether the host's side of its connections is the gateway of all kernels, as it is now."""
     subscribers: int = 0
-    """How many clients were connected when the kernel was stopped."""
+    """How many clients were connected when the kernel was made to stand still for good."""
     filled_from: str = ""
     """The checkpoint that its memory is still arriving from."""
 
@@ -133,7 +133,7 @@ class _Kernel:
         self.state = state
         self.running = False
         self.ending = False
-        """Its end is our doing: nobody is told."""
+        """Its end is our doing, or another container is to take its place: nobody is told."""
         self.pidfd = -1
         self.child: subprocess.Popen[bytes] | None = None
         self.ended = asyncio.Event()
@@ -141,6 +141,8 @@ class _Kernel:
         """Its first container's network is there already."""
         self.teardown: asyncio.Task[None] | None = None
         """Removes the container that has ended by itself."""
+        self.replaced: set[asyncio.Task[None]] = set()
+        """Remove the containers that others have taken the place of."""
         self.filling: asyncio.Task[None] | None = None
         """Waits until all of its memory is there."""
         self.watch = Watch()
@@ -560,7 +562,9 @@ class EmbeddedEngine(Engine):
         kernel.state, kernel.child = state, held.child
         self._later(self._replace_spare())
         if previous >= 0:
-            self._later(self._destroy(kernel.id, previous))
+            replaced = self._later(self._destroy(kernel.id, previous))
+            kernel.replaced.add(replaced)
+            replaced.add_done_callback(kernel.replaced.discard)
         self._watch(kernel)
         if pager is not None:
             self._watch_filling(kernel, pager)
@@ -828,8 +832,13 @@ class EmbeddedEngine(Engine):
         old = self._name(kernel.id, kernel.state.generation)
         try:
             if was_running:
-                # It stands still while its successor comes up, and goes on if that fails.
-                await self._stand_still(old)
+                # It stands still while its successor comes up, and goes on if that fails. If it
+                # is ended from outside meanwhile, that matters only then.
+                kernel.ending = True
+                kernel.state.subscribers, _ = await _both(
+                    self.network.subscribers(self._link(kernel), kernel.state.iopub_port),
+                    self._stand_still(old),
+                )
             return await self._launch(kernel, spec, generation, source, commit)
         except BaseException as error:
             work = self._bundle(kernel.id, generation) / "work"
@@ -843,9 +852,11 @@ class EmbeddedEngine(Engine):
                 else:
                     await asyncio.to_thread(self._write_state, kernel.id, kernel.state)
                 if kernel.running:
+                    kernel.ending = False
                     await self._let_go_on(old)
                 elif was_running:
-                    self.on_exit(kernel.id, *await asyncio.to_thread(self._end_of, kernel))
+                    kernel.teardown = self._later(self._tear_down(kernel))
+                    await asyncio.wait([kernel.teardown])
             if outcome is not None and outcome.error:
                 raise CheckpointDamaged(
                     f"Checkpoint {source.checkpoint_id} is damaged; nothing was changed.",
@@ -877,8 +888,6 @@ class EmbeddedEngine(Engine):
         known = kernel.state.generation >= 0
         replaced = self._link(kernel) if kernel.state.network else None
         expected = 0 if keep else kernel.state.subscribers
-        if replaced is not None and not keep:
-            expected = await self.network.subscribers(replaced, kernel.state.iopub_port)
         if kernel.running:
             await self._end(kernel)
         if known and not keep:
@@ -1279,6 +1288,9 @@ class EmbeddedEngine(Engine):
         kernel = self._kernels.get(kernel_id)
         if kernel is not None:
             await self._end(kernel)
+            if kernel.replaced:
+                # Their networks have the names that the next kernel of this index will use.
+                await asyncio.wait(kernel.replaced)
             if kernel.state.generation >= 0:
                 await self._destroy(kernel_id, kernel.state.generation)
             await self.network.expel(self._link(kernel), kernel.state.uid)
