@@ -10,7 +10,7 @@ import signal
 import socket
 import subprocess
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,10 @@ from jupyter_checkpoints.agent.tools import find_tools
 from tests.agent.agents import wait_until
 from tests.agent.watched_agent import PROGRAMS
 
+_NO_NETWORK = (
+    *("--bridge=none", "--iptables=false", "--ip6tables=false"),
+    *("--ip-masq=false", "--ip-forward=false"),
+)
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
@@ -34,6 +38,8 @@ class DockerEngine:
     ``programs`` is a directory with those to use, runc among them, if not the host's.
     ``containerd_images``: containerd's image store instead of ``overlay2`` (Docker 24 and newer).
     ``experimental``: with Docker's own checkpoints, made by the CRIU that our agents use.
+    ``network``: a namespace that is all its own (:func:`.own_network.own_network`), where it has a
+    firewall and bridges.
     """
 
     def __init__(
@@ -44,8 +50,10 @@ class DockerEngine:
         containerd_images: bool = False,
         storage_driver: str = "overlay2",
         experimental: bool = False,
+        network: Sequence[str] = (),
     ) -> None:
         self.root = root
+        self._network = list(network)
         self.programs = programs
         self.containerd: subprocess.Popen[bytes] | None = None
         self.dockerd: subprocess.Popen[bytes] | None = None
@@ -112,8 +120,7 @@ class DockerEngine:
             f"--host={self.url}",
             f"--containerd={self.root}/containerd.sock",
             # Not a rule and not an interface of this host is touched.
-            *("--bridge=none", "--iptables=false", "--ip6tables=false"),
-            *("--ip-masq=false", "--ip-forward=false"),
+            *([] if self._network else _NO_NETWORK),
         )
         wait_until(lambda: _listens(self.root / "docker.sock"), 60, "dockerd")
         self.client().close()
@@ -157,7 +164,11 @@ class DockerEngine:
     def _run(self, program: str, *options: str) -> subprocess.Popen[bytes]:
         with (self.root / f"{program}.log").open("ab") as log:
             return subprocess.Popen(
-                [self.programs / program if self.programs else program, *options],
+                [
+                    *self._network,
+                    self.programs / program if self.programs else program,
+                    *options,
+                ],
                 env={"PATH": self._path},
                 stdin=subprocess.DEVNULL,
                 stdout=log,
@@ -195,11 +206,16 @@ def running_engine(
     *,
     containerd_images: bool = False,
     storage_driver: str = "overlay2",
+    network: Sequence[str] = (),
 ) -> Iterator[DockerEngine]:
     root = _directory()
     try:
         engine = DockerEngine(
-            root, programs, containerd_images=containerd_images, storage_driver=storage_driver
+            root,
+            programs,
+            containerd_images=containerd_images,
+            storage_driver=storage_driver,
+            network=network,
         )
         try:
             engine.start()

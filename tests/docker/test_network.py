@@ -22,7 +22,7 @@ from .test_kernels import docker as docker
 
 pytestmark = pytest.mark.anyio
 
-_SERVE = (
+SERVE = (
     "import http.server as h\n"
     "class H(h.BaseHTTPRequestHandler):\n"
     "    def do_GET(self): self.send_response(200); self.end_headers(); "
@@ -62,7 +62,7 @@ async def test_by_name(client: AgentClient, docker: Any, network: Any) -> None:
         assert await run(channels, known.format("database")) == "no"
         (image,) = docker.images.list("jupyter-checkpoints")
         service = docker.containers.create(
-            image.tags[0], ["python", "-c", _SERVE], name=f"service-{uuid4()}", network="none"
+            image.tags[0], ["python", "-c", SERVE], name=f"service-{uuid4()}", network="none"
         )
         try:
             docker.networks.get("none").disconnect(service)
