@@ -80,6 +80,8 @@ class _Kernel:
         self.orphan_since = time.monotonic()
         self.changed = asyncio.Condition()
         self.removed = False
+        self.writing = asyncio.Lock()
+        """Held while its record is written: an end may be told in the midst of anything."""
 
     def is_in(self, *states: KernelState) -> bool:
         """Its state may have changed during any ``await``: ask again after each."""
@@ -742,7 +744,9 @@ class KernelService:
         if state in ("starting", "running", "resuming"):
             record.exit_code = None
             record.reason = ""
-        await asyncio.to_thread(self._write, record)
+        async with kernel.writing:
+            if not kernel.removed:
+                await asyncio.to_thread(self._write, record)
         await self._tell(kernel)
 
     async def _tell(self, kernel: _Kernel) -> None:
@@ -759,7 +763,8 @@ class KernelService:
 
     async def _forget(self, kernel_id: str, kernel: _Kernel) -> None:
         kernel.removed = True
-        await self.engine.remove(kernel_id)
+        async with kernel.writing:
+            await self.engine.remove(kernel_id)
         self._kernels.pop(kernel_id, None)
         await self._tell(kernel)
 
