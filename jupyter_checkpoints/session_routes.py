@@ -1,8 +1,10 @@
 """Jupyter Server's own ``/api/sessions``, taught to start a notebook's kernel once, and afresh.
 
 ``POST /api/sessions?fresh=1`` starts the kernel without its notebook's checkpoint, which stays.
-Two requests for one notebook at the same moment get one session and one kernel: the server's own
-handler would start two, and both would go on from the same state.
+Two requests for one path at the same moment get one session and one kernel: the server's own
+handler would start two, and both would go on from the same state. JupyterLab asks under a path of
+its own and gives the session the notebook's path only then. Its sessions get a kernel each: it ends
+one that it no longer wants together with its kernel.
 """
 
 from __future__ import annotations
