@@ -131,11 +131,12 @@ class Agent:
 
     def cgroups(self) -> list[str]:
         name = f"jupyter-checkpoints-{self.layout.instance}"
+        # Not by a glob: others come and go meanwhile.
         return [
-            str(p)
-            for d in Path("/sys/fs/cgroup").glob(f"**/{name}")
-            for p in d.iterdir()
-            if p.is_dir()
+            str(Path(directory, child))
+            for directory, children, _ in os.walk("/sys/fs/cgroup")
+            if Path(directory).name == name
+            for child in children
         ]
 
     def containers(self) -> list[str]:
@@ -217,12 +218,13 @@ class Agent:
         """After a test, also one that failed: end all kernels, then the agent."""
         if self.process is None:
             self.start()
-        asyncio.run(self._delete_everything())
+        asyncio.run(self.delete_everything())
         self.end()
         if os.path.ismount(self.layout.pool):
             subprocess.run(["umount", self.layout.pool], check=True)
 
-    async def _delete_everything(self) -> None:
+    async def delete_everything(self) -> None:
+        """All kernels and all checkpoints; what works on them is waited for."""
         async with AgentClient(self.socket) as client:
             for kernel in await client.kernels():
                 await client.delete_kernel(kernel.id)

@@ -69,8 +69,10 @@ class Victim:
         self.engine = engine
         self.name = name
         self.choose = choose
+        self._killed = False
 
     def kill(self) -> None:
+        self._killed = True
         match self.name:
             case "dockerd":
                 self.engine.stop_dockerd(signal.SIGKILL)
@@ -87,10 +89,11 @@ class Victim:
 
     def revive(self) -> None:
         match self.name:
-            case "dockerd":
+            case "dockerd" if self._killed:
                 self.engine.start_dockerd()
-            case "containerd":
+            case "containerd" if self._killed:
                 self.engine.start_containerd()
+        self._killed = False
 
 
 async def told(client: AgentClient, kernel_id: str) -> KernelModel:
@@ -133,60 +136,69 @@ def left_in_docker(agent: Agent, engine: DockerEngine) -> dict[str, object]:
 async def test_kill_9(agent: Agent, docker_engine: DockerEngine, name: str) -> None:
     seed = int(os.environ.get("CRASH_SEED", random.randrange(10**6)))
     print(f"CRASH_SEED={seed}")  # noqa: T201 - to repeat a failure
-    choose = random.Random(f"{name} {seed}")
-    victim = Victim(docker_engine, name, choose)
-    kernel_id = str(uuid.uuid4())
-    async with AgentClient(agent.socket) as client:
-        kernel = await client.start_kernel(python_kernel(kernel_id, detached=True))
-        async with connected(kernel) as channels:
-            await run(channels, "import os, hashlib; count = 0; data = os.urandom(20 << 20)")
-            digest = await run(channels, "print(hashlib.sha256(data).hexdigest())")
-        base = await client.save(kernel_id, SaveRequest(name="base"))
-        hits = rounds = 0
-        # A run in which hardly anything was ever hit would prove nothing.
-        while rounds < ROUNDS or hits < ROUNDS // 2:
-            rounds += 1
-            assert rounds <= 4 * ROUNDS, hits
-            verb, delay, at_once = (
-                choose.choice(VERBS),
-                choose.random() * SPAN,
-                choose.random() < 0.5,
-            )
-            operation = asyncio.ensure_future(
-                outcome(begin(verb, client, kernel_id, base, str(uuid.uuid4())))
-            )
-            await asyncio.sleep(delay)
-            hits += not operation.done()
-            await asyncio.to_thread(victim.kill)
-            if not at_once:
-                async with asyncio.timeout(PATIENCE):
-                    await operation
-            await asyncio.to_thread(victim.revive)
-            async with asyncio.timeout(PATIENCE):
-                await operation
-                kernel = await told(client, kernel_id)
-                if name == "shim" and kernel.state == "exited":
-                    assert kernel.exit_code == 128 + signal.SIGKILL
-                else:
-                    # Without Docker's daemons kernels live on.
-                    assert kernel.state in ("running", "stopped"), (verb, delay, kernel)
-                if kernel.state != "running":
-                    kernel = await client.resume(kernel_id, kernel.checkpoint or base.id)
-                await check_kernel(kernel, digest)
-                for other in await client.kernels():
-                    if other.id != kernel_id:
-                        await client.delete_kernel(other.id)
-            assert await check_all(client, base.id) in (1, 2)
-            # The kernel's container, and nothing else. Of a start in whose midst its own daemons
-            # were killed, Docker may forget a shim: that has no container, and is not ours.
-            wait_until(
-                lambda: name != "shim" or len(docker_engine.shims()) == 1,
-                what=f"{left_in_docker(agent, docker_engine)}",
-            )
-        await client.delete_kernel(kernel_id)
-        await client.delete_checkpoint(base.id)
+    victim = Victim(docker_engine, name, random.Random(f"{name} {seed}"))
+    try:
+        async with AgentClient(agent.socket) as client:
+            await be_killed(victim, agent, client)
+    finally:
+        # One failure is one failure: those that follow find everything as it was.
+        await asyncio.to_thread(victim.revive)
+        async with asyncio.timeout(PATIENCE):
+            await agent.delete_everything()
     agent.assert_clean()
     wait_until(
         lambda: not any(left_in_docker(agent, docker_engine).values()),
         what=f"{left_in_docker(agent, docker_engine)}",
     )
+
+
+async def be_killed(victim: Victim, agent: Agent, client: AgentClient) -> None:
+    """A kernel is saved and resumed over and over, and in the midst of each the victim dies."""
+    choose = victim.choose
+    kernel_id = str(uuid.uuid4())
+    kernel = await client.start_kernel(python_kernel(kernel_id, detached=True))
+    async with connected(kernel) as channels:
+        await run(channels, "import os, hashlib; count = 0; data = os.urandom(20 << 20)")
+        digest = await run(channels, "print(hashlib.sha256(data).hexdigest())")
+    base = await client.save(kernel_id, SaveRequest(name="base"))
+    hits = rounds = 0
+    # A run in which hardly anything was ever hit would prove nothing.
+    while rounds < ROUNDS or hits < ROUNDS // 2:
+        rounds += 1
+        assert rounds <= 4 * ROUNDS, hits
+        verb, delay, at_once = (
+            choose.choice(VERBS),
+            choose.random() * SPAN,
+            choose.random() < 0.5,
+        )
+        operation = asyncio.ensure_future(
+            outcome(begin(verb, client, kernel_id, base, str(uuid.uuid4())))
+        )
+        await asyncio.sleep(delay)
+        hits += not operation.done()
+        await asyncio.to_thread(victim.kill)
+        if not at_once:
+            async with asyncio.timeout(PATIENCE):
+                await operation
+        await asyncio.to_thread(victim.revive)
+        async with asyncio.timeout(PATIENCE):
+            await operation
+            kernel = await told(client, kernel_id)
+            if victim.name == "shim" and kernel.state == "exited":
+                assert kernel.exit_code == 128 + signal.SIGKILL
+            else:
+                # Without Docker's daemons kernels live on.
+                assert kernel.state in ("running", "stopped"), (verb, delay, kernel)
+            if kernel.state != "running":
+                kernel = await client.resume(kernel_id, kernel.checkpoint or base.id)
+            await check_kernel(kernel, digest)
+            for other in await client.kernels():
+                if other.id != kernel_id:
+                    await client.delete_kernel(other.id)
+        assert await check_all(client, base.id) in (1, 2)
+        # The kernel's container, and nothing else. Of a start in whose midst its own daemons
+        # were killed, Docker may forget a shim: that has no container, and is not ours.
+        wait_until(
+            lambda: victim.name != "shim" or len(victim.engine.shims()) == 1,
+            what=f"{left_in_docker(agent, victim.engine)}",
+        )
