@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 from ..errors import CheckpointsError, HostNotReady
@@ -14,8 +16,11 @@ from .docker_setup import RUNTIME
 #: that of containerd's image store.
 _DRIVERS = ("overlay2", "overlayfs")
 _SHIFTED = {"name=userns": "in a user namespace (userns-remap)", "name=rootless": "rootless"}
-#: A start may be a restore of many gigabytes; it is the caller who bounds it.
-_SECONDS = 24 * 3600.0
+#: Seconds that Docker may be silent when it is asked something; what takes longer says so itself.
+SECONDS = 60.0
+#: While it takes in an image, or lays out the files of one for the first container.
+IMAGE_SECONDS = 600.0
+_silence: ContextVar[float | None] = ContextVar("silence", default=None)
 USUAL_SOCKET = "unix:///var/run/docker.sock"
 _SETUP_HINT = "Run `sudo jupyter checkpoints setup --engine docker`."
 
@@ -40,7 +45,7 @@ def connect(host: str) -> Any:
         driver is none of those that are supported, or it shifts the owners of files.
     """
     try:
-        import docker
+        importlib.import_module("docker")
     except ImportError as error:
         raise HostNotReady(
             "The Python SDK of Docker is not installed.",
@@ -48,7 +53,7 @@ def connect(host: str) -> Any:
             hint="pip install 'jupyter-runtime-checkpoints[docker]'",
         ) from error
     with told():
-        api = docker.APIClient(base_url=host or USUAL_SOCKET, version="auto", timeout=_SECONDS)
+        api = client_of(host)
         info = api.info()
     if RUNTIME not in info.get("Runtimes", {}):
         raise HostNotReady(
@@ -72,13 +77,32 @@ def connect(host: str) -> Any:
     return api
 
 
+def client_of(host: str, version: str = "auto") -> Any:
+    """A client that waits for no answer longer than :func:`told` says. Raises the SDK's errors."""
+    import docker
+
+    class Client(docker.APIClient):
+        def send(self, request: Any, **kwargs: Any) -> Any:
+            # Streams (of events) are silent as long as nothing happens. For all else the SDK has
+            # one limit, and for some calls none.
+            if not kwargs.get("stream"):
+                kwargs["timeout"] = _silence.get() or SECONDS
+            return super().send(request, **kwargs)
+
+    return Client(base_url=host or USUAL_SOCKET, version=version)
+
+
 @contextmanager
-def told() -> Iterator[None]:
-    """Errors of the SDK become :class:`DockerFailed`, or one of ours if Docker does not answer."""
+def told(within: float | None = None) -> Iterator[None]:
+    """Errors of the SDK become :class:`DockerFailed`, or one of ours if Docker does not answer.
+
+    ``within``: the seconds that Docker may be silent; :data:`SECONDS` if it is not given.
+    """
     from docker.errors import APIError, DockerException
     from docker.errors import NotFound as Missing
     from requests.exceptions import RequestException
 
+    limit = _silence.set(within)
     try:
         yield
     except Missing as error:
@@ -91,6 +115,8 @@ def told() -> Iterator[None]:
             reason=str(error),
             hint="Start it, or have the agent use the embedded engine.",
         ) from error
+    finally:
+        _silence.reset(limit)
 
 
 def is_ready(host: str) -> bool:

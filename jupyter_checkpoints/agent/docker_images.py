@@ -19,7 +19,7 @@ from typing import Any
 
 from ..errors import HostNotReady, InvalidRequest, NotAllowed, NotFound
 from ..models import ImageModel
-from .docker_client import DockerFailed, DockerMissing, told
+from .docker_client import IMAGE_SECONDS, DockerFailed, DockerMissing, told
 from .image_build import Progress
 from .image_spec import ImageSpec
 from .images import ImageStore
@@ -138,7 +138,7 @@ class DockerImages:
         )
         assert tar.stdout is not None
         try:
-            with told():
+            with told(IMAGE_SECONDS):
                 self.api.import_image_from_stream(
                     tar.stdout, repository=REPOSITORY, tag=digest, changes=changes
                 )

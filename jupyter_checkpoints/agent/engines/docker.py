@@ -38,7 +38,7 @@ from ...models import Mode, is_volume
 from ...store.store import Staging
 from .. import mounting, process, userns
 from ..cgroup import Cgroup
-from ..docker_client import DockerFailed, DockerMissing, told
+from ..docker_client import IMAGE_SECONDS, SECONDS, DockerFailed, DockerMissing, told
 from ..docker_events import ACTIONS, DockerEvent, DockerEvents
 from ..docker_host_config import HOST_CONFIG, applied, hosts, resolv_conf
 from ..docker_images import DockerImages
@@ -65,6 +65,7 @@ _ADDRESS = f"{_LABEL}.address"
 _NEIGHBOURS = "# containers of Docker's network\n"
 _INIT = Path("/usr/bin/tini-static")
 _EXIT_SECONDS = 20
+_PAUSED_SECONDS = 5.0
 _DRAIN_SECONDS = 5.0
 _EVENT_SECONDS = 2.0
 _RETRY_SECONDS = 1.0
@@ -305,7 +306,7 @@ class DockerEngine(EmbeddedEngine):
     ) -> _Held:
         container = await asyncio.to_thread(self._create, spec, name, request)
         operation = self._operation(name)
-        starting = asyncio.ensure_future(asyncio.to_thread(self._start, container))
+        starting = asyncio.ensure_future(asyncio.to_thread(self._start, container, timeout))
         # runc is no child of the agent's here; it is what carries the mark first.
         watch = asyncio.ensure_future(
             process.end_if_bereft(lambda: process.eldest(operation), operation)
@@ -341,7 +342,7 @@ class DockerEngine(EmbeddedEngine):
         with self._removing:
             if name in self._unremoved:
                 self._try_to_remove(name)
-        with told():
+        with told(IMAGE_SECONDS):
             host_config = self.api.create_host_config(
                 **{
                     "runtime": RUNTIME,
@@ -396,8 +397,9 @@ class DockerEngine(EmbeddedEngine):
     def _resolv_conf(self) -> str:
         return resolv_conf(self.host_config, super()._resolv_conf())
 
-    def _start(self, container: str) -> None:
-        with told():
+    def _start(self, container: str, timeout: float) -> None:
+        # What takes too long is ended; then Docker answers, if it answers at all.
+        with told(timeout + SECONDS):
             self.api.start(container)
 
     def _find(self, name: str, container: str, bundle: Path) -> int:
@@ -462,8 +464,8 @@ class DockerEngine(EmbeddedEngine):
                         logged = DockerLog(Path(found["LogPath"]), files, last)
                     if not ended and process.start_time(pid) != pid_start:
                         # When the Engine has seen the end it has written all there was.
-                        with told():
-                            self.api.wait(container, timeout=_EXIT_SECONDS)
+                        with told(_EXIT_SECONDS):
+                            self.api.wait(container)
                         ended = True
                 except DockerMissing:
                     ended = True
@@ -542,7 +544,8 @@ class DockerEngine(EmbeddedEngine):
 
     def _ask_whether_paused(self, name: str, container: str) -> bool:
         try:
-            with told():
+            # A save waits for this; its events have told already, if Docker is slow.
+            with told(_PAUSED_SECONDS):
                 return bool(self.api.inspect_container(container)["State"]["Paused"])
         except DockerMissing:
             return False
@@ -602,8 +605,8 @@ class DockerEngine(EmbeddedEngine):
         bundle = self._bundle(kernel.id, kernel.state.generation)
         if place is not None and not (bundle / "exit.json").exists():
             try:
-                with told():
-                    code = self.api.wait(place.container, timeout=_EXIT_SECONDS)["StatusCode"]
+                with told(_EXIT_SECONDS):
+                    code = self.api.wait(place.container)["StatusCode"]
                 (bundle / "exit.json").write_text(json.dumps({"code": code}))
             except (DockerFailed, HostNotReady) as error:
                 log.info("How kernel %s ended is not known: %s", kernel.id, error)
