@@ -43,6 +43,7 @@ from ...models import Finding, Mode
 from ...store.store import Staging
 from .. import binds, criu, monitor, mounting, oci, process, timers, userns
 from ..cgroup import Cgroup, cpu_seconds, link_hierarchies
+from ..criu_cache import CriuCache
 from ..identity import Identity
 from ..images import ImageStore
 from ..network import Link, Network
@@ -234,6 +235,7 @@ class EmbeddedEngine(Engine):
         self._spare: subprocess.Popen[bytes] | None = None
         self._spare_lock = asyncio.Lock()
         self._pagers = Pagers(layout.run_dir)
+        self._criu_cache = CriuCache(tools)
         self._boot_id = _boot_id()
 
     # -- names ---------------------------------------------------------------------------------
@@ -306,6 +308,7 @@ class EmbeddedEngine(Engine):
         if self._unmapped:
             log.warning("No root inside for ordinary users' kernels: %s", self._unmapped)
         await self._keep_spare()
+        self._later(asyncio.to_thread(self._criu_cache.open))
         return adopted
 
     async def _adopt(self, directory: Path, stopped: bool) -> Adopted:
@@ -430,6 +433,7 @@ class EmbeddedEngine(Engine):
             self._forget_filling(kernel)
             await asyncio.to_thread(kernel.watch.close)
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        await asyncio.to_thread(self._criu_cache.close)
         await asyncio.to_thread(self._pagers.close)
         if self._spare is not None:
             await asyncio.to_thread(self._spare.communicate)
