@@ -179,6 +179,10 @@ class _Run:
                 f"{gib:g} GiB, saving again",
                 measure.changes(gib, directory, arguments.changed, repeats, paths, note),
             )
+            precopied = await self._try(
+                f"{gib:g} GiB, saving after a pre-copy",
+                measure.precopied(gib, directory, repeats, paths, note),
+            )
             ten = await self._try(
                 f"{gib:g} GiB, ten checkpoints", many.ten_checkpoints(gib, directory, paths, note)
             )
@@ -191,6 +195,7 @@ class _Run:
             )
             report.sizes += [size] if size else []
             report.changes += changes or []
+            report.precopies += [precopied] if precopied else []
             report.tens += [ten] if ten else []
             report.remixes += [remixes] if remixes else []
             report.servers += [server] if server else []

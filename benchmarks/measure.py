@@ -18,7 +18,7 @@ from jupyter_checkpoints.models import CheckpointModel
 from . import floor
 from .agent import Agent
 from .kernels import PATIENCE, another, kernel, resumed
-from .results import ChangeResult, ResumeResult, SizeResult, StartResult
+from .results import ChangeResult, PrecopyResult, ResumeResult, SizeResult, StartResult
 
 GIB = 2**30
 CONTAINER = "checkpoints-python3"
@@ -181,6 +181,36 @@ async def changes(
         for checkpoint in saved:
             await delete(agent, checkpoint.id)
     return results
+
+
+async def precopied(
+    gib: float, directory: Path, repeats: int, paths: Layout, note: Note
+) -> PrecopyResult:
+    """Copy a kernel ahead of its save, and save it; of what was there before nothing is left."""
+    require_memory(gib * GIB + _BESIDES)
+    ahead, pauses, saves, more = [], [], [], []
+    async with kernel(CONTAINER, directory) as one, connect() as agent:
+        await one.run(filling(gib))
+        for turn in range(repeats):
+            note(f"{gib:g} GiB, copied ahead, {turn + 1} of {repeats}")
+            began = time.perf_counter()
+            await agent.precopy(one.id)
+            ahead.append(time.perf_counter() - began)
+            before = await asyncio.to_thread(stored, paths)
+            began = time.perf_counter()
+            saved = await agent.save(one.id)
+            saves.append(time.perf_counter() - began)
+            pauses.append(saved.pause_seconds)
+            more.append(await asyncio.to_thread(added, paths, before))
+            await delete(agent, saved.id)
+    return PrecopyResult(
+        gib=gib,
+        precopy_s=statistics.median(ahead),
+        pause_s=statistics.median(pauses),
+        save_s=statistics.median(saves),
+        bytes_added=int(statistics.median(more)),
+        repeats=repeats,
+    )
 
 
 def stored(paths: Layout) -> set[Path]:

@@ -63,6 +63,19 @@ class ChangeResult(Struct, frozen=True, kw_only=True):
     repeats: int
 
 
+class PrecopyResult(Struct, frozen=True, kw_only=True):
+    """First saves of a kernel that was copied ahead of them, and has done nothing since."""
+
+    gib: float
+    precopy_s: float
+    """From the request to copy ahead to its end; the kernel goes on meanwhile."""
+    pause_s: float
+    save_s: float
+    bytes_added: int
+    """What the store holds more than after the pre-copy."""
+    repeats: int
+
+
 class TenResult(Struct, frozen=True, kw_only=True):
     """Ten checkpoints of one kernel, of whose pages 1 % were written before each but the first.
 
@@ -165,6 +178,7 @@ class Report(Struct, kw_only=True):
     start: StartResult | None = None
     sizes: list[SizeResult] = field(default_factory=list)
     changes: list[ChangeResult] = field(default_factory=list)
+    precopies: list[PrecopyResult] = field(default_factory=list)
     tens: list[TenResult] = field(default_factory=list)
     remixes: list[RemixesResult] = field(default_factory=list)
     servers: list[ServerResult] = field(default_factory=list)

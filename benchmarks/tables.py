@@ -86,6 +86,19 @@ def _saving(report: Report) -> str:
         )
         rows += [
             [
+                _gib(ahead.gib),
+                "after a pre-copy",
+                _seconds(ahead.pause_s),
+                _seconds(ahead.save_s),
+                "",
+                "",
+                _mib(ahead.bytes_added),
+            ]
+            for ahead in report.precopies
+            if ahead.gib == one.gib
+        ]
+        rows += [
+            [
                 _gib(again.gib),
                 f"{again.changed * 100:g} % changed",
                 _seconds(again.pause_s),

@@ -91,6 +91,8 @@ class Bound(Struct, kw_only=True):
     """Its state changed in a way that activity does not tell."""
     final: bool = False
     """It was saved for good and is only to be ended."""
+    precopied: datetime | None = None
+    """Its last activity when it was copied ahead of its next save."""
     warned: bool = False
     """Its memory is near the limit, and it was saved for that."""
     cell: int | None = None
@@ -199,7 +201,7 @@ class BoundKernels:
 
     async def settle(self, bound: Bound, activity: datetime | None, cpu: float | None) -> None:
         """It is saved to its checkpoint, or has started: changes count from here on."""
-        bound.seen, bound.dirty = activity, False
+        bound.seen, bound.dirty, bound.precopied = activity, False, None
         if cpu is None and bound.checkpoint:
             cpu = await self._cpu_seconds(bound.kernel_id)
         # One that nothing was run in has no work of its own: what it uses is its start.

@@ -251,6 +251,36 @@ class AgentClient:
             path, request or SaveRequest(), CheckpointModel, progress, operation
         )
 
+    async def precopy(
+        self,
+        kernel_id: str,
+        progress: ProgressCallback | None = None,
+        *,
+        operation: str = "",
+    ) -> KernelModel:
+        """Copy a kernel's memory ahead of its next save, which has to write less then.
+
+        The kernel goes on, and there is no checkpoint. It is given up when the kernel ends, or its
+        space is needed, or no save comes for long.
+
+        Raises
+        ------
+        Conflict
+            If it is not running, is being saved or changed, or another one is copied.
+        InvalidRequest, HostNotReady
+            If files only are saved of it, or this host cannot do it.
+        Cancelled
+            If something else was to be done with the kernel meanwhile.
+        QuotaExceeded, InsufficientResources
+            If there is not room for that and for the save.
+        """
+        path = f"/v1/kernels/{_quoted(kernel_id)}/precopy"
+        return await self._long(path, None, KernelModel, progress, operation)
+
+    async def forget_precopy(self, kernel_id: str) -> None:
+        """Give up what :meth:`precopy` has copied, if there is anything."""
+        await self._call("DELETE", f"/v1/kernels/{_quoted(kernel_id)}/precopy", None)
+
     async def resume(
         self,
         kernel_id: str,

@@ -315,6 +315,8 @@ class Usage(Struct, frozen=True, kw_only=True):
     """What deleting just this one would free, by id."""
     held: dict[str, int] = {}
     """What each has on the disk, shared or not, by id."""
+    precopies: int = 0
+    """What was copied ahead of saves holds besides. It gives way to what needs its space."""
 
 
 class Finding(Struct, frozen=True, kw_only=True):

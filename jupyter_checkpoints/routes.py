@@ -660,6 +660,7 @@ class UsageHandler(Handler):
             {
                 "total": usage.total,
                 "checkpoints": usage.checkpoints,
+                "precopies": usage.precopies,
                 "user_quota": runtimes.user_quota,
                 "runtime_quota": runtimes.runtime_quota,
             }

@@ -21,6 +21,7 @@ from .file_ids import FileIds
 from .keeping import Keeping
 from .notebooks import Notebooks
 from .operations import Operations
+from .precopying import Precopying
 from .registry import Registry
 from .resuming import Resuming
 from .saving import Saving
@@ -75,6 +76,7 @@ class Runtimes(Settings):
         self.starting = Starting(context, self.resuming, after_resume)
         self.culling = Culling(context, self.saving, self.resuming)
         self._watching = Watching(context, self.saving, self.resuming, self.keeping)
+        self._precopying = Precopying(context, self.resuming)
         self._emit = emit
         self._stopping = False
         self._tasks: set[asyncio.Task[None]] = set()
@@ -83,6 +85,8 @@ class Runtimes(Settings):
         """Start the timers. Called when the server's event loop runs."""
         self._later(self._watching.watch())
         self._later(self._watching.tidy())
+        self._later(self._precopying.watch())
+        self._later(self._precopying.forget())
 
     async def close(self) -> None:
         """Save what asks for it, within the time limit. Called before kernels are shut down."""

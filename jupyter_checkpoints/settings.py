@@ -18,6 +18,11 @@ class Settings(LoggingConfigurable):
         "works on by itself; 0: never. So whoever stops the whole server, a hub for instance, "
         "loses nothing.",
     ).tag(config=True)
+    precopy_idle_timeout = Float(
+        10.0,
+        help="Seconds without activity after which a kernel that is saved by itself is copied "
+        "ahead of its next save, which then has little left to write; 0: never.",
+    ).tag(config=True)
     autosave_before_restart = Bool(
         False, help="Save a kernel before the restart that a user asks for."
     ).tag(config=True)

@@ -412,6 +412,18 @@ class KernelCheckpointsHandler(Handler):
         )
 
 
+class PrecopyHandler(Handler):
+    """What is copied ahead of a kernel's next save."""
+
+    async def post(self, kernel_id: str) -> None:
+        _checked(kernel_id)
+        await self.stream(lambda operation: self.service.precopy(self.caller, kernel_id, operation))
+
+    async def delete(self, kernel_id: str) -> None:
+        await self.service.forget_precopy(self.caller, _checked(kernel_id))
+        self.set_status(204)
+
+
 class ResumeHandler(Handler):
     async def post(self, kernel_id: str) -> None:
         request = self.body(ResumeRequest)
@@ -686,6 +698,7 @@ def application(
         (r"/v1/kernels", KernelsHandler),
         (rf"/v1/kernels/{_ID}", KernelHandler),
         (rf"/v1/kernels/{_ID}/presave", PresaveHandler),
+        (rf"/v1/kernels/{_ID}/precopy", PrecopyHandler),
         (rf"/v1/kernels/{_ID}/signal", SignalHandler),
         (rf"/v1/kernels/{_ID}/attach", AttachHandler),
         (rf"/v1/kernels/{_ID}/logs", LogsHandler),

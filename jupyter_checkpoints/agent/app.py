@@ -206,6 +206,12 @@ class AgentApp(JupyterApp):
         "processor has nothing else to do; reading it takes a little longer then. 0: never.",
     ).tag(config=True)
 
+    keep_precopies = Float(
+        4 * 3600.0,
+        min=0,
+        help="Seconds for which what was copied ahead of a kernel's next save is kept for one.",
+    ).tag(config=True)
+
     @validate("extra_host_config")
     def _validate_host_config(self, proposal: dict[str, Any]) -> Any:
         try:
@@ -296,6 +302,7 @@ class AgentApp(JupyterApp):
             facts=facts,
             orphan_grace=self.orphan_grace,
             compress_after=self.compress_after,
+            keep_precopies=self.keep_precopies,
         )
         network = Network(paths.instance, self.subnet, self.outbound_nat)
         subids = SubordinateIds(paths.subordinate_ids, self.first_subordinate_id)

@@ -57,6 +57,7 @@ from .engines.engine import Engine
 from .identity import Identity, PathOpener, identity_named
 from .images import Images
 from .operation import Operation
+from .precopies import Precopies
 from .quotas import Quotas
 from .records import Caller, checked_mounts, from_os_error, now
 
@@ -134,6 +135,7 @@ class CheckpointService:
         self.layout = layout
         self.images = images
         self.store = store
+        self.precopies = Precopies(store)
         self.facts = facts
         self.max_archive = max_archive
         #: How many operations read a checkpoint: it is not deleted meanwhile.
@@ -361,9 +363,9 @@ class CheckpointService:
         """What the caller's checkpoints hold. Files of containers are counted as at their save."""
         manifests = await asyncio.to_thread(self.store.list)
         owned = [m for m in manifests if caller.owns(m.checkpoint.uid)]
-        return await asyncio.to_thread(self._usage, owned)
+        return await asyncio.to_thread(self._usage, owned, caller)
 
-    def _usage(self, manifests: list[Manifest]) -> Usage:
+    def _usage(self, manifests: list[Manifest], caller: Caller) -> Usage:
         parts: dict[str, dict[tuple[int, int] | str, int]] = {}
         for manifest in manifests:
             files = self.store.held(manifest.checkpoint.id)
@@ -371,6 +373,7 @@ class CheckpointService:
             tree = (manifest.tree_digest, manifest.checkpoint.files_size)
             parts[manifest.checkpoint.id] = dict([*files.items(), tree])
         holders = Counter(part for held in parts.values() for part in held)
+        precopies = self.precopies.held(caller.owns)
         return Usage(
             total=sum({part: n for held in parts.values() for part, n in held.items()}.values()),
             checkpoints={
@@ -378,6 +381,7 @@ class CheckpointService:
                 for name, held in parts.items()
             },
             held={name: sum(held.values()) for name, held in parts.items()},
+            precopies=sum(n for part, n in precopies.items() if part not in holders),
         )
 
     async def delete(self, caller: Caller, checkpoint_id: str) -> None:
@@ -574,12 +578,15 @@ class CheckpointService:
 
         Raises ``QuotaExceeded`` if there are not that many.
         """
-        used = 0
+        used = precopies = 0
         if uid and self.quotas.storage:
-            used = (await self.usage(Caller(uid))).total
+            usage = await self.usage(Caller(uid))
+            used, precopies = usage.total, usage.precopies
         # From here to the reservation nothing is awaited.
         used += self._promised[uid]
         self.quotas.check_storage(uid, used, needed)
+        if precopies and not self.quotas.fits(uid, used + precopies, needed):
+            self.precopies.give_up_of(uid)
         return Storing(self.quotas, self._promised, uid, used, needed)
 
     @asynccontextmanager

@@ -8,6 +8,7 @@ One operation at a time changes a kernel: they queue on its lock.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 import signal
@@ -21,6 +22,7 @@ import msgspec
 from ..errors import (
     CheckpointsError,
     Conflict,
+    HostNotReady,
     InvalidRequest,
     NotFound,
     PreflightBlocked,
@@ -47,6 +49,7 @@ from ..models import (
 from ..store.store import MANIFEST_VERSION, Manifest
 from ..store.tree import tree_digest
 from . import presave
+from .background import Background
 from .checkpoints import CheckpointService, Storing
 from .engines.engine import Adopted, Container, ContainerSpec, Engine, NotLazily, Source
 from .identity import OpenMount, identity_of
@@ -82,10 +85,26 @@ class _Kernel:
         self.removed = False
         self.writing = asyncio.Lock()
         """Held while its record is written: an end may be told in the midst of anything."""
+        self.precopying: _Precopying | None = None
 
     def is_in(self, *states: KernelState) -> bool:
         """Its state may have changed during any ``await``: ask again after each."""
         return self.record.state in states
+
+
+class _Precopying:
+    """A pre-copy that is under way: nobody waits for it, but whoever can use it."""
+
+    def __init__(self, operation: Operation) -> None:
+        self.background = Background()
+        self._operation = operation
+
+    def give_way(self, *, to_save: bool) -> None:
+        """Another operation waits: be quick, or, if it is no save, end."""
+        self.background.hurry()
+        if not to_save:
+            with contextlib.suppress(Conflict):  # it is done, or nearly so
+                self._operation.cancel()
 
 
 class KernelService:
@@ -100,6 +119,7 @@ class KernelService:
         facts: HostFacts,
         orphan_grace: float,
         compress_after: float,
+        keep_precopies: float,
     ) -> None:
         self.opener = checkpoints.opener
         self.layout = layout
@@ -109,6 +129,9 @@ class KernelService:
         self.quotas = checkpoints.quotas
         self.orphan_grace = orphan_grace
         self.compress_after = compress_after
+        self.keep_precopies = keep_precopies
+        #: Held by the one that is made on this host.
+        self._precopy_turn = asyncio.Lock()
         self.operations = Operations()
         self.engine: Engine
         self._kernels: dict[str, _Kernel] = {}
@@ -138,7 +161,12 @@ class KernelService:
         for kernel_id, kernel in self._kernels.items():
             await self._take_over(kernel_id, kernel, adopted.get(kernel_id))
         self._later(self._reap_orphans())
-        self._later(keep_store(self.checkpoints.store, self.compress_after))
+        self._later(
+            keep_store(
+                *(self.checkpoints.store, self.checkpoints.precopies),
+                *(self.keep_precopies, self.compress_after),
+            )
+        )
 
     async def _take_over(self, kernel_id: str, kernel: _Kernel, adopted: Adopted | None) -> None:
         record = kernel.record
@@ -153,6 +181,9 @@ class KernelService:
 
     async def close(self) -> None:
         """Let kernels run on; end what only this process does."""
+        for kernel in self._kernels.values():
+            if kernel.precopying is not None:
+                kernel.precopying.give_way(to_save=False)
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -455,12 +486,8 @@ class KernelService:
         if the checkpoint cannot be committed it goes on as if nothing had happened.
         """
         kernel = self._get(caller, kernel_id)
-        async with self._changing(kernel, kernel_id):
-            if not kernel.is_in("running"):
-                raise Conflict(
-                    f"Kernel {kernel_id} is {kernel.record.state}: there is nothing to save.",
-                    hint="Only a running kernel can be saved.",
-                )
+        async with self._changing(kernel, kernel_id, to_save=True):
+            _require_running(kernel)
             try:
                 operation.check()
                 await self._set(kernel, "saving")
@@ -482,9 +509,7 @@ class KernelService:
             await self.engine.filled(kernel.record.request.kernel_id)
             operation.check()
             memory = await self.engine.memory(kernel.record.request.kernel_id)
-        # Page tables, sockets and pipes come on top of the pages.
-        needed = memory + memory // 20 + 32 * 2**20
-        async with self.checkpoints.storing(kernel.record.uid, needed) as storing:
+        async with self.checkpoints.storing(kernel.record.uid, _needed(memory)) as storing:
             return await self._save_within(kernel, request, mode, memory, storing, operation)
 
     async def _save_within(
@@ -499,18 +524,16 @@ class KernelService:
         began = time.perf_counter()
         kernel_id = kernel.record.request.kernel_id
         checkpoint_id = str(uuid.uuid4())
+        basis = await self._basis(kernel)
         staging = await asyncio.to_thread(
-            self.checkpoints.store.begin,
-            checkpoint_id,
-            storing.needed,
-            kernel.record.parent,
+            self.checkpoints.store.begin, checkpoint_id, storing.needed, basis
         )
         held = False
         snapshot = False
         try:
             operation(Event(event="progress", stage="dump", total=memory))
             saved = await self.engine.save(
-                kernel_id, staging, mode, parent=kernel.record.parent, hold=request.stop
+                kernel_id, staging, mode, parent=basis, hold=request.stop
             )
             held, snapshot = request.stop, True
             # The dump itself is never broken off: CRIU is in the kernel's processes meanwhile.
@@ -574,6 +597,7 @@ class KernelService:
                 raise from_os_error(error) from error
             raise
         kernel.record.parent = model.id
+        await self._give_up_precopy(kernel)
         if held:
             # Written down first: an agent that dies here finds a kernel that is to be ended,
             # and not one whose state would be lost with it.
@@ -582,6 +606,86 @@ class KernelService:
             kernel.pid = None
             await self.engine.stop(kernel_id)
         return model
+
+    # -- ahead of a save -----------------------------------------------------------------------
+
+    async def precopy(self, caller: Caller, kernel_id: str, operation: Operation) -> KernelModel:
+        """Copy the memory of a kernel ahead of its next save, which has to write less then.
+
+        The kernel goes on, and no checkpoint is made. A save that comes meanwhile waits for it and
+        builds on it; whatever else is to be done with the kernel ends it.
+        """
+        kernel = self._get(caller, kernel_id)
+        if self._precopy_turn.locked() or kernel.lock.locked():
+            # Nobody is to wait for this, neither here nor in a queue of his own operations.
+            raise Conflict(f"Kernel {kernel_id} is being saved or changed, or another is copied.")
+        _require_running(kernel)
+        if kernel.record.request.mode != "process":
+            raise InvalidRequest(f"Of kernel {kernel_id} files are saved, and no memory.")
+        if not self.checkpoints.store.has_precopies:
+            raise HostNotReady(
+                "Nothing can be copied ahead of a save here.",
+                reason="Checkpoints are kept whole (`store_format`).",
+            )
+        async with self._precopy_turn, self._changing(kernel, kernel_id):
+            kernel.precopying = _Precopying(operation)
+            try:
+                await self._precopy(kernel, kernel.precopying.background, operation)
+            finally:
+                kernel.precopying = None
+                if not kernel.is_in("running"):
+                    await self._give_up_precopy(kernel)
+        return self._model(kernel)
+
+    async def _precopy(self, kernel: _Kernel, background: Background, operation: Operation) -> None:
+        kernel_id = kernel.record.request.kernel_id
+        memory = await self.engine.memory(kernel_id)
+        operation(Event(event="progress", stage="copy", total=memory))
+        # So much that what is saved later fits beside it.
+        needed = 2 * _needed(memory)
+        async with self.checkpoints.storing(kernel.record.uid, needed):
+            basis = await self._basis(kernel)
+            precopy_id = str(uuid.uuid4())
+            staging = await asyncio.to_thread(
+                self.checkpoints.store.begin, precopy_id, needed, basis
+            )
+            try:
+                await self.engine.precopy(
+                    kernel_id,
+                    staging,
+                    parent=basis,
+                    background=background,
+                    check=operation.check,
+                )
+                operation.check()
+                report = self.checkpoints.reporter("pack", operation)
+                made = await background.run(lambda: staging.precopy(report))
+            except BaseException:
+                await asyncio.to_thread(staging.abandon)
+                raise
+            if made:
+                await asyncio.to_thread(
+                    self.checkpoints.precopies.add, kernel_id, kernel.record.uid, precopy_id
+                )
+                log.info(
+                    "Kernel %s: %.0f MB are copied ahead of its next save", kernel_id, memory / 1e6
+                )
+
+    async def forget_precopy(self, caller: Caller, kernel_id: str) -> None:
+        """Give up what was copied ahead of a kernel's next save; it is whole then."""
+        kernel = self._get(caller, kernel_id)
+        async with self._changing(kernel, kernel_id):
+            await self._give_up_precopy(kernel)
+
+    async def _basis(self, kernel: _Kernel) -> str:
+        """What the next save is compared with: what was copied ahead, or a checkpoint."""
+        kernel_id = kernel.record.request.kernel_id
+        made = await asyncio.to_thread(self.checkpoints.precopies.of, kernel_id)
+        return made or kernel.record.parent
+
+    async def _give_up_precopy(self, kernel: _Kernel) -> None:
+        kernel_id = kernel.record.request.kernel_id
+        await asyncio.to_thread(self.checkpoints.precopies.give_up, kernel_id)
 
     # -- images --------------------------------------------------------------------------------
 
@@ -747,6 +851,9 @@ class KernelService:
         async with kernel.writing:
             if not kernel.removed:
                 await asyncio.to_thread(self._write, record)
+        if state not in ("running", "saving"):
+            # These processes are no more, or are not going to be.
+            await self._give_up_precopy(kernel)
         await self._tell(kernel)
 
     async def _tell(self, kernel: _Kernel) -> None:
@@ -765,11 +872,12 @@ class KernelService:
         kernel.removed = True
         async with kernel.writing:
             await self.engine.remove(kernel_id)
+        await self._give_up_precopy(kernel)
         self._kernels.pop(kernel_id, None)
         await self._tell(kernel)
 
-    def _changing(self, kernel: _Kernel, kernel_id: str) -> _Changing:
-        return _Changing(kernel, kernel_id)
+    def _changing(self, kernel: _Kernel, kernel_id: str, *, to_save: bool = False) -> _Changing:
+        return _Changing(kernel, kernel_id, to_save)
 
     def _model(self, kernel: _Kernel) -> KernelModel:
         record = kernel.record
@@ -826,6 +934,20 @@ class KernelService:
                         log.warning("Kernel %s could not be ended: %s", kernel_id, error)
 
 
+def _require_running(kernel: _Kernel) -> None:
+    if not kernel.is_in("running"):
+        raise Conflict(
+            f"Kernel {kernel.record.request.kernel_id} is {kernel.record.state}: "
+            "there is nothing to save.",
+            hint="Only a running kernel can be saved.",
+        )
+
+
+def _needed(memory: int) -> int:
+    """Bytes that a checkpoint may need: page tables, sockets and pipes come on top of the pages."""
+    return memory + memory // 20 + 32 * 2**20
+
+
 def _connection_file(connection: ConnectionInfo) -> str:
     """The connection file as it is inside of a container."""
     return msgspec.json.encode(msgspec.structs.replace(connection, ip="0.0.0.0")).decode()
@@ -840,10 +962,12 @@ def _with_python_path(env: dict[str, str]) -> dict[str, str]:
 class _Changing:
     """One change of a kernel at a time; a kernel that was removed while waiting is gone."""
 
-    def __init__(self, kernel: _Kernel, kernel_id: str) -> None:
-        self.kernel, self.kernel_id = kernel, kernel_id
+    def __init__(self, kernel: _Kernel, kernel_id: str, to_save: bool) -> None:
+        self.kernel, self.kernel_id, self.to_save = kernel, kernel_id, to_save
 
     async def __aenter__(self) -> None:
+        if self.kernel.precopying is not None:
+            self.kernel.precopying.give_way(to_save=self.to_save)
         await self.kernel.lock.acquire()
         if self.kernel.removed:
             self.kernel.lock.release()

@@ -8,6 +8,7 @@ import fcntl
 import os
 import queue
 import struct
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
@@ -109,13 +110,18 @@ class Copy:
     """Takes memory of processes into a checkpoint in the making. Used by one save.
 
     Reading and writing go on at once, so reading is done as soon as the last is in a buffer.
+
+    Parameters
+    ----------
+    began:
+        Called by the thread that writes.
     """
 
-    def __init__(self, intake: Intake) -> None:
+    def __init__(self, intake: Intake, began: Callable[[], None] = lambda: None) -> None:
         self._intake = intake
         self._free: queue.LifoQueue[Array] = queue.LifoQueue()
         self._made = 0
-        self._writer = ThreadPoolExecutor(1, thread_name_prefix="intake")
+        self._writer = ThreadPoolExecutor(1, thread_name_prefix="intake", initializer=began)
         self._written: list[Future[None]] = []
 
     def take(
@@ -126,6 +132,7 @@ class Copy:
         *,
         all_of_it: bool,
         compare: bool = False,
+        between: Callable[[], None] = lambda: None,
     ) -> Array:
         """Read ranges of a process; those that were read. Blocking.
 
@@ -136,6 +143,8 @@ class Copy:
             near it.
         compare:
             As for :meth:`~jupyter_checkpoints.store.intake.Intake.write`.
+        between:
+            Called before each portion; what it raises ends the reading.
 
         Raises
         ------
@@ -144,6 +153,7 @@ class Copy:
         """
         taken = []
         for portion in ranges.portions(wanted, PORTION):
+            between()
             size = ranges.size(portion)
             buffer = self._buffer()
             try:

@@ -85,9 +85,13 @@ class Quotas(Struct, frozen=True, kw_only=True):
             )
         return wanted or left
 
-    def check_storage(self, uid: int, used: int, needed: int) -> None:
+    def fits(self, uid: int, used: int, needed: int) -> bool:
         """Whether a user may store ``needed`` bytes more."""
-        if uid != 0 and self.storage and used + needed > self.storage:
+        return uid == 0 or not self.storage or used + needed <= self.storage
+
+    def check_storage(self, uid: int, used: int, needed: int) -> None:
+        """As :meth:`fits`; raises ``QuotaExceeded``."""
+        if not self.fits(uid, used, needed):
             raise QuotaExceeded(
                 f"This needs about {_size(needed)}, and your checkpoints have "
                 f"{_size(used)} of your {_size(self.storage)} already.",

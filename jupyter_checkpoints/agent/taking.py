@@ -1,8 +1,8 @@
-"""Taking the memory of a container into a checkpoint that is being made."""
+"""Taking the memory of a container into a checkpoint, or a pre-copy, that is being made."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import numpy as np
@@ -15,10 +15,13 @@ from .watching import Watch
 
 #: Bytes of a process that are worth to be read while it runs; less is read while it stands still.
 _WORTH = 16 * 2**20
+#: Bytes that a pre-copy writes before it waits for the disk: it fills no cache that others need,
+#: and whoever breaks it off has not to wait long.
+_AT_ONCE = 64 * 2**20
 
 
 class Taking:
-    """The memory of one container on its way into one checkpoint. Used by one save.
+    """The memory of one container on its way into one checkpoint. Used by one save, or pre-copy.
 
     Most of it is read while the processes run, and what they write meanwhile once more while they
     stand still. Methods block, and are called one after the other: call them in a thread.
@@ -28,20 +31,31 @@ class Taking:
     watch:
         What was watched of the container's processes.
     parent:
-        The checkpoint that ``staging`` was begun with.
+        The checkpoint or pre-copy that ``staging`` was begun with.
+    began:
+        Called by each further thread that works for it.
     """
 
-    def __init__(self, staging: Staging, watch: Watch, parent: str) -> None:
+    def __init__(
+        self,
+        staging: Staging,
+        watch: Watch,
+        parent: str,
+        began: Callable[[], None] = lambda: None,
+    ) -> None:
         self._staging = staging
         self._watch = watch
         self._inherits = bool(parent) and watch.checkpoint == parent
         # Whatever comes of this save: what is watched from now on is not since that checkpoint.
         watch.checkpoint = ""
-        self._copy = Copy(staging.memory)
+        self._copy = Copy(staging.memory, began)
+        self._between: Callable[[], None] = lambda: None
         self._left_out: list[criu.LeftOut] = []
         #: By process, in the host's numbers: what of it is in the staging, as it was when the
         #: watch was asked last.
         self._known: dict[int, Array] = {}
+        #: Spaces of which the watch was asked.
+        self._asked: set[str] = set()
 
     def ahead(self, pids: Iterable[int]) -> None:
         """Read what there is while the processes run. May be called again before the next dump.
@@ -64,12 +78,51 @@ class Taking:
             except ProcessLookupError:
                 continue  # it has ended
 
+    def precopy(self, pids: Iterable[int], check: Callable[[], None]) -> None:
+        """Read what there is, for a later save, and nothing else. Called once.
+
+        Parameters
+        ----------
+        pids:
+            As for :meth:`ahead`.
+        check:
+            Called again and again; what it raises ends it.
+
+        Raises
+        ------
+        OSError
+            If what was read cannot be written.
+        """
+        memory = self._staging.memory
+        synced = 0
+
+        def between() -> None:
+            nonlocal synced
+            check()
+            if (memory.pages - synced) * PAGE >= _AT_ONCE:
+                synced = memory.pages
+                memory.sync()
+
+        pids = list(pids)
+        self._between = between
+        self.ahead(pids)
+        for pid, space in _spaces(pids).items():
+            if space in self._asked:
+                continue
+            # Its pages are as they were in the parent, or have been written since. Of one that is
+            # watched since another moment that cannot be said.
+            if self._inherits or not self._watch.watches(pid):
+                memory.keep(space, self._staging.inherited(space))
+        self._copy.settle()
+        self._watch.checkpoint = self._staging.id
+
     def _ahead(self, pid: int, space: str) -> None:
         if anonymous(pid) < _WORTH:
             return
         unchanged = self._watch.unchanged(pid)
         if not self._watch.watches(pid):
             return
+        self._asked.add(space)
         known = self._known.pop(pid, None)
         if known is None and self._inherits:
             known = self._staging.inherited(space) * PAGE
@@ -84,7 +137,10 @@ class Taking:
             # Where it is not known what is as it was in the parent, it is looked at. Not in the
             # window: that takes as long as the disk does.
             taken = self._copy.take(
-                space, memory, wanted, all_of_it=False, compare=not self._inherits
+                *(space, memory, wanted),
+                all_of_it=False,
+                compare=not self._inherits,
+                between=self._between,
             )
         self._known[pid] = ranges.union(known, taken)
 

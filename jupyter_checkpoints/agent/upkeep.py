@@ -4,31 +4,37 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
 from ..store.store import GRACE, Store
+from .background import Background
+from .precopies import Precopies
 
 log = logging.getLogger(__name__)
 
 
-async def keep_store(store: Store, compress_after: float) -> None:
+async def keep_store(
+    store: Store, precopies: Precopies, keep_precopies: float, compress_after: float
+) -> None:
     """Give back what deleted checkpoints have left, and compress what has lain for a while.
 
     Started by the agent, and cancelled at its end: it returns soon then, and nothing is half done.
 
     Parameters
     ----------
+    keep_precopies:
+        Seconds after which a pre-copy is given up.
     compress_after:
         Seconds; 0 for never.
     """
     stopped = threading.Event()
-    idler = ThreadPoolExecutor(1, thread_name_prefix="upkeep", initializer=_give_way)
+    idler = ThreadPoolExecutor(1, thread_name_prefix="upkeep", initializer=Background().enter)
     loop = asyncio.get_running_loop()
     try:
         while True:
             await asyncio.sleep(GRACE)
+            await asyncio.to_thread(precopies.give_up_old, keep_precopies)
             await asyncio.to_thread(store.tidy)
             if compress_after:
                 gained = await loop.run_in_executor(
@@ -39,8 +45,3 @@ async def keep_store(store: Store, compress_after: float) -> None:
     finally:
         stopped.set()
         await asyncio.to_thread(idler.shutdown)
-
-
-def _give_way() -> None:
-    """Let this thread have only what processor time nobody else wants."""
-    os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 19)

@@ -21,7 +21,10 @@ class Watch:
 
     def __init__(self) -> None:
         self.checkpoint = ""
-        """The one with whose window the watching began that goes on; empty after a failed save."""
+        """The one with whose window, or the pre-copy with which, the watching began that goes on.
+
+        Empty after a failed one.
+        """
         self._lock = threading.Lock()
         self._trackers: dict[tuple[int, int], Tracker] = {}
         self._closed = False

@@ -104,6 +104,9 @@ class DirectoryStore(Store):
     def begin(self, checkpoint_id: str, needed: int, parent: str = "") -> DirectoryStaging:
         return DirectoryStaging(self, checkpoint_id, self._claim(checkpoint_id, needed))
 
+    def forget(self, precopy_id: str) -> None:
+        """There are none here."""
+
     def _claim(self, checkpoint_id: str, needed: int) -> Path:
         """Take an id and space for it; the staging directory."""
         if not is_id(checkpoint_id):
@@ -476,6 +479,11 @@ class DirectoryStaging(Staging):
                 sync_directory(directory)
         self._sealed = sorted(records, key=lambda record: record.path)
         return self._sealed
+
+    def precopy(self, progress: Progress | None = None) -> bool:
+        """Nothing is shared here, and a copy would be written once more."""
+        self.abandon()
+        return False
 
     def _taken(self) -> dict[str, Sequence[Run]]:
         """The pages files that CRIU did not write, as their pages were taken otherwise."""

@@ -91,6 +91,25 @@ class Intake:
             numbers = np.full(len(addresses), KEPT, np.int64)
             self._came.setdefault(space, []).append((addresses, numbers))
 
+    def addresses(self) -> dict[str, Array]:
+        """By space, the addresses (in pages, ascending) of all that was taken."""
+        with self._lock:
+            return {
+                space: np.unique(np.concatenate([addresses for addresses, _ in came]))
+                for space, came in self._came.items()
+            }
+
+    def sync(self) -> None:
+        """Wait until what was written so far is on the disk. Blocking.
+
+        Raises
+        ------
+        OSError
+            If it is not.
+        """
+        if self.fd >= 0:
+            os.fdatasync(self.fd)
+
     def numbers(self, space: str, addresses: Array) -> Array:
         """For each address (in pages, ascending) the page's number, or what is in its place."""
         found = np.full(len(addresses), ABSENT, np.int64)

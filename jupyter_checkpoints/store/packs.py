@@ -14,6 +14,8 @@ pages file of which most is new becomes a pack as it lies there, written once, b
 what is new is copied, and the file is gone before it reaches the disk. Packs are on the disk before
 the manifest is, so a crash leaves whole checkpoints and at most packs that no one needs.
 
+A pre-copy is a page map that is kept in memory only, and packs that no checkpoint needs yet.
+
 Checkpoints of the first store are read where they are, and stay as they are until they are deleted.
 """
 
@@ -69,7 +71,7 @@ from .pack import (
     write_index,
 )
 from .packed import PAGES_FILE, PackedPages, PackedSource
-from .pagemap import ZERO, MappedFile, PageMap, Row
+from .pagemap import ZERO, MappedFile, PageMap, Row, runs_of
 from .references import References, punch
 from .source import PagesDescription, damaged
 from .store import GRACE, FileRecord, Manifest, Progress
@@ -102,6 +104,7 @@ class PackStore(DirectoryStore):
         If another process has the store.
     """
 
+    has_precopies = True
     _newest = envelope.PACKED
 
     def __init__(
@@ -118,6 +121,7 @@ class PackStore(DirectoryStore):
         self._owner = DirectoryLock(packs / "lock")
         #: Packs that are as small as they get, as far as is known.
         self._compressed: set[str] = set()
+        self._precopies: dict[str, PageMap] = {}
         self.references = References(packs, self.map)
         for checkpoint_id in self._ids():
             self._count(checkpoint_id)
@@ -141,14 +145,14 @@ class PackStore(DirectoryStore):
         return PackStaging(self, checkpoint_id, directory, self._earlier(parent))
 
     def _earlier(self, parent: str) -> PageMap | None:
-        """The map of a checkpoint to build on, pinned."""
+        """The map of a checkpoint or a pre-copy to build on, pinned."""
         pages = None
         try:
-            if parent and self._is_packed(parent):
+            if parent and self._has_map(parent):
                 pages = self.map(parent)
                 self.references.pin(pages.packs)
                 # If it is gone meanwhile its packs may be so too.
-                self._read(parent)
+                self._has_map(parent)
         except CheckpointsError as error:
             log.info("Saving without a parent: %s", error)
             if pages is not None:
@@ -156,10 +160,25 @@ class PackStore(DirectoryStore):
             return None
         return pages
 
+    def _has_map(self, parent: str) -> bool:
+        return parent in self._precopies or self._is_packed(parent)
+
+    def _keep(self, precopy_id: str, pages: PageMap) -> None:
+        self._precopies[precopy_id] = pages
+        self.references.add(precopy_id, pages.packs)
+
+    def forget(self, precopy_id: str) -> None:
+        if precopy_id in self._precopies:
+            # As long as it needs a pack its map may be asked for.
+            self.references.remove(precopy_id)
+            self._precopies.pop(precopy_id, None)
+
     def _check_space(self, needed: int) -> None:
         try:
             super()._check_space(needed)
         except InsufficientResources:
+            for precopy_id in list(self._precopies):
+                self.forget(precopy_id)
             self.tidy(0)
             super()._check_space(needed)
 
@@ -169,7 +188,10 @@ class PackStore(DirectoryStore):
         return self._read(checkpoint_id)[0].version == envelope.PACKED
 
     def map(self, checkpoint_id: str) -> PageMap:
-        """The page map of a checkpoint that is in packs. Errors as :meth:`load`."""
+        """The page map of a pre-copy, or of a checkpoint in packs. Errors as :meth:`load`."""
+        precopied = self._precopies.get(checkpoint_id)
+        if precopied is not None:
+            return precopied
         with self._described(checkpoint_id).open() as source:
             return source.map
 
@@ -436,6 +458,32 @@ class PackStaging(DirectoryStaging):
             key=lambda record: record.path,
         )
         return self._sealed
+
+    def precopy(self, progress: Progress | None = None) -> bool:
+        taken = self._memory.addresses()
+        if not taken:
+            self.abandon()
+            return False
+        with explained("What was copied ahead of a save could not be written"):
+            # What is not memory is as it was in the checkpoint before.
+            before = () if self.earlier is None else self.earlier.row.without_runs()
+            row = Row.of(
+                [*((space, len(at) * PAGE) for space, at in taken.items()), *before],
+                {space: runs_of(space, at) for space, at in taken.items()},
+            )
+            numbers = [self._memory.numbers(space, at) for space, at in taken.items()]
+            known = sum(map(len, numbers))
+            numbers.append(np.full(row.length - known, KEPT, np.int64))
+            meter = Meter(self._memory.pages * PAGE, progress)
+            with ExitStack() as stack:
+                self.map = self._pack(
+                    stack, row, np.concatenate(numbers), memoryview(b""), [], meter
+                )
+            meter.finish()
+            self._land()
+        self._packs._keep(self._id, self.map)
+        self.abandon()
+        return True
 
     def _pack(
         self,

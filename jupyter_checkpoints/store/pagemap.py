@@ -145,9 +145,23 @@ class Row:
             np.repeat(runs["address"].astype(np.int64), counts) + within,
         )
 
+    def without_runs(self) -> list[tuple[str, int]]:
+        """Names and sizes of the files that are nobody's memory."""
+        return [(file.name, file.size) for file in self.files if not self._has_runs(file)]
+
     def _has_runs(self, file: MappedFile) -> bool:
         first = self.runs["page"]
         return bool(((first >= file.first) & (first < file.first + file.pages)).any())
+
+
+def runs_of(space: str, addresses: Array) -> list[Run]:
+    """The runs of memory at these addresses: in pages, ascending."""
+    first = np.flatnonzero(np.diff(addresses, prepend=-2) != 1)
+    counts = np.diff(first, append=len(addresses))
+    return [
+        Run(space, address, pages)
+        for address, pages in zip(addresses[first].tolist(), counts.tolist(), strict=True)
+    ]
 
 
 class _Head(Struct, frozen=True, kw_only=True):

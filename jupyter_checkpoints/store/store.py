@@ -5,6 +5,9 @@ its manifest has its final name; before that it is *staged*, and a crash leaves 
 directory, which the next start removes. The writable layer's snapshot is kept by the pool
 (:mod:`jupyter_checkpoints.agent.rootfs`) under the checkpoint's id, and the store records its
 digest, so that one manifest vouches for both.
+
+Memory that was copied ahead of a save is a *pre-copy*: no checkpoint, without a manifest, and gone
+with the process that has the store.
 """
 
 from __future__ import annotations
@@ -124,6 +127,20 @@ class Staging(ABC):
         """
 
     @abstractmethod
+    def precopy(self, progress: Progress | None = None) -> bool:
+        """End it as a pre-copy, which later stagings can be begun with; whether there is one now.
+
+        It has the memory that was taken, and the images of the checkpoint that this one was begun
+        with. It stays, under this staging's id, until :meth:`Store.forget`, or until its space is
+        needed, or the store is closed. Blocking.
+
+        Raises
+        ------
+        SaveFailed, InsufficientResources
+            If it cannot be written; the staging is still there for :meth:`abandon`.
+        """
+
+    @abstractmethod
     def commit(self, manifest: Manifest) -> None:
         """Make it a checkpoint: everything fsynced, then one rename. Blocking.
 
@@ -141,12 +158,15 @@ class Staging(ABC):
 class Store(ABC):
     """What the agent asks of a store. All methods block: call them in a thread."""
 
+    has_precopies = False
+    """Whether a staging can become a pre-copy here."""
+
     @abstractmethod
     def begin(self, checkpoint_id: str, needed: int, parent: str = "") -> Staging:
         """Start a checkpoint of about ``needed`` bytes.
 
-        ``parent`` is the checkpoint that the same processes were saved as, or came from; a store
-        may keep only what is different from it.
+        ``parent`` is the checkpoint that the same processes were saved as, or came from, or a
+        pre-copy of them; a store may keep only what is different from it.
 
         Raises
         ------
@@ -155,6 +175,10 @@ class Store(ABC):
         Conflict
             If the id is taken.
         """
+
+    @abstractmethod
+    def forget(self, precopy_id: str) -> None:
+        """Give a pre-copy up. Nothing happens if there is none of that id (any more)."""
 
     @abstractmethod
     def list(self) -> list[Manifest]:
@@ -198,7 +222,10 @@ class Store(ABC):
 
     @abstractmethod
     def held(self, checkpoint_id: str) -> dict[tuple[int, int], int]:
-        """Bytes on the disk by file (device and inode); empty if there is no such checkpoint."""
+        """Bytes on the disk by file (device and inode); empty if there is no such checkpoint.
+
+        Also of a pre-copy.
+        """
 
     @abstractmethod
     def pages(self, checkpoint_id: str) -> PagesDescription:

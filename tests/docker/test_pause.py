@@ -10,6 +10,7 @@ from uuid import uuid4
 
 import pytest
 
+from jupyter_checkpoints.agent import dirty
 from jupyter_checkpoints.agent.cgroup import Cgroup
 from jupyter_checkpoints.client import AgentClient
 from jupyter_checkpoints.errors import Conflict
@@ -162,3 +163,18 @@ async def test_why_it_ended(launch: Launch, docker: Any) -> None:
     own.channels.execute("import os; os._exit(137)")
     assert (await ended(launch.agent, own.model.id)).reason == ""
     wait_until(lambda: not docker.containers.list(), what="containers to be removed")
+
+
+@pytest.mark.skipif(not dirty.available(), reason="this kernel cannot tell what is written")
+async def test_copied_ahead_of_a_save_but_not_while_paused(launch: Launch, docker: Any) -> None:
+    kernel = await launch.start()
+    await kernel.run("import os; data = os.urandom(64 << 20)")
+    container = await pause(launch, kernel, docker)
+    with pytest.raises(Conflict, match="paused"):
+        await launch.agent.precopy(kernel.model.id)
+    await go_on(launch, kernel, container)
+    await launch.agent.precopy(kernel.model.id)
+    assert (await launch.agent.usage()).precopies > 64 * 2**20
+    saved = await launch.agent.save(kernel.model.id, SaveRequest())
+    assert (await launch.agent.verify(saved.id)).ok
+    assert (await launch.agent.usage()).precopies == 0

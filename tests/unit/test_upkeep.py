@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from jupyter_checkpoints.agent import upkeep
+from jupyter_checkpoints.agent.precopies import Precopies
 from jupyter_checkpoints.store.packs import PackStore
 from tests.agent.agents import wait_until
 from tests.unit.store.saving import files_of, packs_of, save
@@ -24,7 +25,7 @@ async def test_the_store_is_tidied_and_compressed_until_the_agent_ends(
     save(store, "c1", files)
     (pack,) = store.packs.glob("*.pack")
     before = pack.stat().st_size
-    keeping = asyncio.ensure_future(upkeep.keep_store(store, 1e-9))
+    keeping = asyncio.ensure_future(upkeep.keep_store(store, Precopies(store), 1, 1e-9))
     await asyncio.to_thread(wait_until, lambda: pack.stat().st_size < before / 2)
     keeping.cancel()
     await asyncio.wait([keeping])

@@ -37,6 +37,7 @@ from ...layout import INIT_PATH, Layout
 from ...models import Mode, is_volume
 from ...store.store import Staging
 from .. import mounting, process, userns
+from ..background import Background
 from ..cgroup import Cgroup
 from ..docker_client import IMAGE_SECONDS, SECONDS, DockerFailed, DockerMissing, told
 from ..docker_events import ACTIONS, DockerEvent, DockerEvents
@@ -593,6 +594,19 @@ class DockerEngine(EmbeddedEngine):
                     # It may have been paused, or let go on, meanwhile.
                     await self._let_go_on(name)
         return saved
+
+    async def precopy(
+        self,
+        kernel_id: str,
+        staging: Staging,
+        *,
+        parent: str,
+        background: Background,
+        check: Callable[[], None],
+    ) -> None:
+        name = self._name(kernel_id, self._running(kernel_id).state.generation)
+        await self._look_whether_paused(name, self._place(name).container)
+        await super().precopy(kernel_id, staging, parent=parent, background=background, check=check)
 
     async def release(self, kernel_id: str) -> None:
         kernel = self._running(kernel_id)

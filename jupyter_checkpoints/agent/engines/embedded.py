@@ -31,6 +31,7 @@ from ...errors import (
     CheckpointDamaged,
     CheckpointsError,
     Conflict,
+    HostNotReady,
     InsufficientResources,
     NotFound,
     OperationTimeout,
@@ -41,7 +42,8 @@ from ...errors import (
 from ...layout import Layout
 from ...models import Finding, Mode
 from ...store.store import Staging
-from .. import binds, criu, monitor, mounting, oci, process, timers, userns
+from .. import binds, criu, dirty, monitor, mounting, oci, process, timers, userns
+from ..background import Background
 from ..cgroup import Cgroup, cpu_seconds, link_hierarchies
 from ..criu_cache import CriuCache
 from ..identity import Identity
@@ -51,6 +53,7 @@ from ..pager import pagers, userfaultfd
 from ..pager.job import Job, Outcome
 from ..pager.pagers import NoPager, Pager, Pagers
 from ..process import CommandFailed
+from ..records import from_os_error
 from ..rootfs import Pool, mount_mapped_overlay, mount_overlay, unmount_below
 from ..subids import SubordinateIds
 from ..taking import Taking
@@ -987,6 +990,42 @@ class EmbeddedEngine(Engine):
         cpu_used = await asyncio.to_thread(cpu_seconds, cpu_copy)
         runs_as = RunsAs(uid=kernel.state.uid, user_namespace=kernel.state.user_namespace)
         return Saved(pause_seconds=pause, cpu_seconds=cpu_used, facts=msgspec.to_builtins(runs_as))
+
+    async def precopy(
+        self,
+        kernel_id: str,
+        staging: Staging,
+        *,
+        parent: str,
+        background: Background,
+        check: Callable[[], None],
+    ) -> None:
+        kernel = self._running(kernel_id)
+        name = self._name(kernel_id, kernel.state.generation)
+        if kernel.filling is not None or self._is_paused(name):
+            raise Conflict(
+                f"Kernel {kernel_id} cannot be copied ahead of a save now.",
+                reason="It is paused." if kernel.filling is None else "Its memory still arrives.",
+            )
+        size = await self.memory(kernel_id)
+        if not (self._windows and dirty.available() and affordable(size)):
+            raise HostNotReady(
+                "Nothing can be copied ahead of a save here.",
+                reason="What a kernel writes after that would not be known.",
+            )
+        pids = await self.processes(kernel_id)
+
+        def take() -> None:
+            taking = Taking(staging, kernel.watch, parent, background.enter)
+            try:
+                taking.precopy(pids, check)
+            finally:
+                taking.close()
+
+        try:
+            await background.run(take)
+        except OSError as error:
+            raise from_os_error(error, "The kernel could not be copied ahead of a save.") from error
 
     async def stop(self, kernel_id: str) -> None:
         kernel = self._running(kernel_id)

@@ -16,6 +16,7 @@ from msgspec import Struct
 
 from ...models import Finding, Limits, Mode
 from ...store.store import Staging
+from ..background import Background
 from ..identity import Identity, OpenMount
 
 #: Called on the event loop when a container has ended: (kernel id, exit code, the reason where it
@@ -176,8 +177,8 @@ class Engine(ABC):
     ) -> Saved:
         """Save a running container; memory and files are taken in one frozen window.
 
-        What is saved goes to ``staging``, which was begun with the checkpoint ``parent``; the files
-        become a snapshot of its id.
+        What is saved goes to ``staging``, which was begun with the checkpoint or pre-copy
+        ``parent``; the files become a snapshot of its id.
 
         With ``hold`` it stays frozen and cut off from its clients afterwards, until
         :meth:`stop` (the checkpoint is committed) or :meth:`release` (it could not be).
@@ -186,6 +187,32 @@ class Engine(ABC):
         ------
         SaveFailed, InsufficientResources, OperationTimeout
             The container goes on running and no snapshot is left.
+        """
+
+    @abstractmethod
+    async def precopy(
+        self,
+        kernel_id: str,
+        staging: Staging,
+        *,
+        parent: str,
+        background: Background,
+        check: Callable[[], None],
+    ) -> None:
+        """Copy the memory of a running container to ``staging``, ahead of a later save.
+
+        It goes on running meanwhile. ``staging`` was begun with the checkpoint or pre-copy
+        ``parent``, and becomes a pre-copy. ``check`` is called again and again, in a thread; what
+        it raises ends it.
+
+        Raises
+        ------
+        Conflict
+            If it cannot be done now.
+        HostNotReady
+            If it would not make the next save shorter here.
+        SaveFailed, InsufficientResources
+            If it cannot be written.
         """
 
     @abstractmethod

@@ -17,6 +17,7 @@ import signal
 import sys
 from pathlib import Path
 
+import numpy as np
 from msgspec.structs import replace
 
 from tests.unit.store.saving import BACKENDS, Backend, manifest_of, save, write_files
@@ -35,13 +36,19 @@ def say(*words: object) -> None:
 def scenario(backend: Backend, root: Path) -> None:
     """``new`` is committed, ``lost`` given up, ``doomed`` (there already) deleted.
 
-    ``kept`` (there already) gets a note and a copy, and ``new`` is built on it.
+    ``kept`` (there already) gets a note and a copy, and ``new`` is built on it, and on what was
+    copied ahead of it.
     """
     store = backend.make(root)
     store.annotate("kept", lambda notes: replace(notes, name="kept"))
     store.clone("kept", manifest_of("copy", store.load("kept").files))
     changed = bytes(4096) + MEMORY[4096:-4096] + os.urandom(4096)
-    save(store, "new", {"pages-1.img": changed, "pages-2.img": b"x" * 5000}, parent="kept")
+    ahead = store.begin("ahead", 0, "kept")
+    pages = np.frombuffer(MEMORY, np.uint8).reshape(-1, 4096)
+    ahead.memory.write("pagemap-1", np.array([[0, len(pages)]]), pages)
+    ahead.precopy()
+    save(store, "new", {"pages-1.img": changed, "pages-2.img": b"x" * 5000}, parent="ahead")
+    store.forget("ahead")
     staging = store.begin("lost", 0)
     write_files(staging.images, {"core-1.img": b"registers"})
     staging.seal()

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jupyter_checkpoints.errors import SaveFailed
+from jupyter_checkpoints.errors import NotFound, SaveFailed
 from jupyter_checkpoints.store.directory import DirectoryStore
 from jupyter_checkpoints.store.pack import PAGE
 from jupyter_checkpoints.store.packs import PackStore
@@ -29,6 +29,7 @@ class Saved:
     """A store that is told whose memory is in which pages file."""
 
     def __init__(self, root: Path, kind: str) -> None:
+        self.root = root
         self.layout: dict[str, Sequence[Run]] = {}
         self.store: Store
         if kind == "packs":
@@ -129,6 +130,68 @@ def test_what_is_as_in_the_parent_is_not_written(saved: Saved) -> None:
     saved.require("c2", pages)
 
 
+def test_what_was_copied_ahead_is_not_written_again(saved: Saved) -> None:
+    chance = random.Random(1)
+    pages = {address: page(chance) for address in range(100, 3000)}
+    ahead = saved.begin("ahead", {})
+    write(ahead, {100: b"".join(pages.values())})
+    packed = isinstance(saved.store, PackStore)
+    assert ahead.precopy() == packed
+    assert not saved.store.list()
+    with pytest.raises(NotFound):
+        saved.store.load("ahead")
+    saved.store.tidy(0)
+    stored = sum(any(content) for content in pages.values()) * PAGE
+    assert sum(saved.store.held("ahead").values()) >= (stored if packed else 0)
+    changed = chance.sample(range(100, 3000), 10)
+    pages |= {address: chance.randbytes(PAGE) for address in changed}
+    staging = saved.begin("c1", pages, parent="ahead")
+    assert staging.inherited(SPACE).tolist() == ([[100, 3000]] if packed else [])
+    if packed:
+        same = np.array([a for a in sorted(pages) if a not in changed])
+        staging.memory.keep(SPACE, np.stack([same, same + 1], axis=1))
+    write(staging, {a: c for a, c in pages.items() if a in changed or not packed})
+    saved.commit(staging)
+    saved.require("c1", pages)
+    saved.store.forget("ahead")
+    saved.store.forget("ahead")
+    saved.store.tidy(0)
+    assert saved.store.held("ahead") == {}
+    saved.require("c1", pages)
+    if packed:
+        assert sum(saved.store.held("c1").values()) < 1.1 * stored
+
+
+def test_of_nothing_there_is_no_precopy(saved: Saved) -> None:
+    ahead = saved.begin("ahead", {})
+    assert not ahead.precopy()
+    pages = {1: bytes([1]) * PAGE}
+    staging = saved.begin("c1", pages, parent="ahead")
+    write(staging, pages)
+    saved.commit(staging)
+    saved.require("c1", pages)
+
+
+def test_a_precopy_has_the_images_of_the_checkpoint_before(saved: Saved) -> None:
+    pages = {address: bytes([address]) * PAGE for address in range(10, 20)}
+    staging = saved.begin("c1", pages)
+    write(staging, pages)
+    write_files(staging.images, {"core-1.img": bytes(range(256)) * 2000})
+    saved.commit(staging)
+    ahead = saved.begin("ahead", {}, parent="c1")
+    write(ahead, pages, compare=True)
+    if not ahead.precopy():
+        return
+    staging = saved.begin("c2", pages, parent="ahead")
+    write_files(staging.images, {"core-1.img": bytes(range(256)) * 2000})
+    write(staging, pages, compare=True)
+    saved.commit(staging)
+    # There was nothing new.
+    assert saved.store.held("c2").keys() & saved.store.held("c1").keys()
+    packs = {key for key in saved.store.held("c2") if key not in saved.store.held("c1")}
+    assert len(packs) == len(list((saved.root / "c2").iterdir()))
+
+
 def test_nothing_is_kept_of_a_damaged_parent(saved: Saved) -> None:
     if not isinstance(saved.store, PackStore):
         pytest.skip("it is compared with nothing")
@@ -164,6 +227,13 @@ def test_any_generations_come_back(
                     pages.pop(address, None)
                 else:
                     pages[address] = page(chance)
+        if chance.random() < 0.5:
+            # Copied ahead while it changed, from the middle of that.
+            copied = before | {a: c for a, c in pages.items() if chance.random() < 0.5}
+            ahead = made.begin(f"a{turn}", {}, parent)
+            write(ahead, copied, compare=chance.random() < 0.5)
+            if ahead.precopy():
+                parent, before = f"a{turn}", copied
         staging = made.begin(f"c{turn}", pages, parent)
         kept = {
             address
@@ -176,6 +246,8 @@ def test_any_generations_come_back(
         compare = chance.random() < 0.5
         write(staging, {a: c for a, c in pages.items() if a not in kept}, compare=compare)
         made.commit(staging)
+        made.store.forget(parent)
+        made.store.tidy(0)
         parent = f"c{turn}"
         states[parent] = dict(pages)
     for name, state in states.items():

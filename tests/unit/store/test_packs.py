@@ -13,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import msgspec
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -328,6 +329,67 @@ def test_a_save_that_needs_the_space_does_not_wait(
 
     monkeypatch.setattr(os, "statvfs", lambda path: Room())
     store.begin("c2", 2**21)
+
+
+def copied_ahead(store: PackStore, name: str, memory: bytearray) -> None:
+    staging = store.begin(name, 0)
+    pages = np.frombuffer(memory, np.uint8).reshape(-1, PAGE)
+    staging.memory.write("pagemap-1", np.array([[0, len(pages)]]), pages)
+    assert staging.precopy()
+
+
+def test_what_was_copied_ahead_is_gone_with_the_store(root: Path, store: PackStore) -> None:
+    save(store, "c1", {"pages-1.img": random_pages(300)})
+    before = set(store.packs.iterdir())
+    copied_ahead(store, "ahead", random_pages(1000, 2))
+    assert set(store.packs.iterdir()) > before
+    assert {path.name for path in root.iterdir()} == {"c1"}
+    store.tidy(0)
+    assert store.repair().lost == {}
+    assert store.held("ahead")
+    store.close()
+    later = PackStore(root, packs_of(root))
+    assert later.held("ahead") == {}
+    later.collect()
+    assert set(later.packs.iterdir()) == before
+    later.close()
+
+
+def test_what_was_copied_ahead_gives_way(store: PackStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    copied_ahead(store, "ahead", random_pages(1000))
+
+    class Room:
+        """A disk that has room once the packs are gone."""
+
+        f_frsize = 1
+
+        @property
+        def f_bavail(self) -> int:
+            return 2**20 if list(store.packs.glob("*.pack")) else 2**40
+
+    monkeypatch.setattr(os, "statvfs", lambda path: Room())
+    assert store.begin("c1", 2**21, "ahead").inherited("pagemap-1").tolist() == []
+    assert store.held("ahead") == {}
+
+
+def test_what_is_built_on_stays_until_that_is_done(store: PackStore) -> None:
+    memory = random_pages(1000)
+    copied_ahead(store, "ahead", memory)
+    staging = store.begin("c1", 0, "ahead")
+    staging.memory.keep("pagemap-1", staging.inherited("pagemap-1"))
+    store.forget("ahead")
+    store.tidy(0)
+    # It becomes one itself.
+    assert staging.precopy()
+    store.tidy(0)
+    staging = store.begin("c2", 0, "c1")
+    pages = np.frombuffer(memory, np.uint8).reshape(-1, PAGE)
+    staging.memory.write("pagemap-1", np.array([[0, 1000]]), pages, compare=True)
+    assert staging.memory.pages == 0
+    staging.abandon()
+    store.forget("c1")
+    store.tidy(0)
+    assert not list(store.packs.glob("*.[pi]*"))
 
 
 def test_what_one_still_needs_stays_and_the_rest_goes(store: PackStore) -> None:
