@@ -2,10 +2,10 @@
 
 A kernel keeps its address for as long as the agent knows it; each of its containers gets a
 namespace of its own. A container that is being restored sits in its new namespace with the
-address already there (TCP sockets are restored bound to it) but, unless the kernel is new, with
-the host's end of the veth pair down, so that no packet of a client can meet the address before its
-sockets are back: :meth:`Network.activate` brings it up. Other namespaces on the host are never
-touched: every global name starts with a prefix that holds the agent's instance.
+address already there (TCP sockets are restored bound to it) but with the host's end of the veth
+pair down, so that no packet of a client can meet the address before its sockets are back:
+:meth:`Network.activate` brings it up. Other namespaces on the host are never touched: every
+global name starts with a prefix that holds the agent's instance.
 
 No kernel changes an address of the host: browsers there give up their requests whenever one comes
 or goes. All kernels have one gateway, whose address is on the loopback device as long as the

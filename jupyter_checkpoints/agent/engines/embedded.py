@@ -502,9 +502,7 @@ class EmbeddedEngine(Engine):
         parts = await asyncio.to_thread(self._parts, spec, bundle)
         if source is not None and restores:
             await asyncio.to_thread(self._require_rights, spec, source)
-        # Nobody knows a new kernel's address: no packet comes there before its sockets are back.
-        new = kernel.state.generation < 0
-        activate = not kernel.state.network and (new or not restores)
+        activate = not restores and not kernel.state.network
 
         def prepare() -> None:
             bundle.mkdir(mode=0o700, parents=True)
@@ -522,7 +520,7 @@ class EmbeddedEngine(Engine):
             )
 
         async def connect() -> None:
-            if new:
+            if kernel.state.generation < 0:
                 await self.network.admit(link, spec.identity.uid)
             if parts.ids is None and not kernel.link_ready:
                 await self.network.create(link, active=activate)
