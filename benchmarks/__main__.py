@@ -191,7 +191,7 @@ class _Run:
             )
             server = await self._try(
                 f"{gib:g} GiB, a server with other kernels",
-                loops.server(gib, directory, paths.socket, repeats, note),
+                loops.server(gib, directory, self.agent, repeats, note),
             )
             report.sizes += [size] if size else []
             report.changes += changes or []

@@ -37,6 +37,8 @@ class Agent:
         self._docker_host = docker_host
         self._subnet = _free_subnet()
         self._log = directory / "agent.log"
+        self.held = directory / "agent.held"
+        """What has held its event loop, see :mod:`.held`."""
         self._process: subprocess.Popen[bytes] | None = None
         self._options: tuple[str, ...] = ()
 
@@ -54,7 +56,8 @@ class Agent:
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(
                 [
-                    *(sys.executable, "-m", "jupyter_checkpoints.agent"),
+                    *(sys.executable, "-m", "benchmarks.held", self.held),
+                    "jupyter_checkpoints.agent",
                     f"--engine={self._engine}",
                     f"--docker-host={self._docker_host}",
                     f"--data-dir={self.paths.data_dir}",

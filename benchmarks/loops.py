@@ -1,9 +1,10 @@
 """A Jupyter Server with many kernels: resuming by REST, and how long event loops stand still.
 
-A loop's longest standstill is measured from outside: a process asks it for a trifle every 5 ms
-(the agent for its list of kernels, the server for its version), and the longest answer counts. So
-it holds whatever a user would notice, also a processor that is not free at once. How much that is
-tells a loop that has nothing to do, which is asked at the same time.
+A loop stands still while a callback holds it: see :mod:`.held`. What a user would notice is
+measured from outside: a process asks it for a trifle every 5 ms (the agent for its list of kernels,
+the server for its version), and the longest answer counts. That holds the time in which no
+processor is free, too; how much that is tells a loop that has nothing to do, which is asked at the
+same time.
 """
 
 from __future__ import annotations
@@ -22,11 +23,15 @@ import msgspec
 
 from tests.server.servers import PYTHON, Jupyter, Server
 
+from . import held
+from .agent import Agent
+from .held import LOG_ENV
 from .kernels import PATIENCE
 from .measure import CHECK, GIB, Note, filling, require_memory
 from .probe import Waits
 from .results import LoopResult, ServerResult
 
+_PROJECT = Path(__file__).parent.parent
 _OTHERS = 10
 _IDLE_SECONDS = 3.0
 #: Seconds between two questions whether a resume is done.
@@ -36,7 +41,7 @@ _SETTLE = 1.0
 
 
 async def server(
-    gib: float, directory: Path, socket: Path, repeats: int, note: Note
+    gib: float, directory: Path, agent: Agent, repeats: int, note: Note
 ) -> ServerResult:
     """Save and resume a notebook's kernel by REST while other kernels run.
 
@@ -44,15 +49,19 @@ async def server(
     ----------
     directory:
         Where the kernelspecs are; the server gets a directory in it.
-    socket:
-        The agent's.
+    agent:
+        The one that it asks.
     """
     require_memory(gib * GIB + 2 * GIB)
     home = directory / f"server-{gib:g}"
     home.mkdir()
-    jupyter_server = Server(home, directory, socket)
+    jupyter_server = Server(home, directory, agent.paths.socket)
+    log = home / "server.held"
+    watched = {LOG_ENV: str(log), "PYTHONPATH": str(_PROJECT)}
     try:
-        jupyter = await jupyter_server.start()
+        jupyter = await jupyter_server.start(
+            "--ServerApp.jpserver_extensions=benchmarks.held=True", env=watched
+        )
         async with (
             httpx.AsyncClient(
                 base_url=f"http://{jupyter.address}",
@@ -62,7 +71,9 @@ async def server(
             ) as http,
             _idle_loop(home / "idle.sock") as idle,
         ):
-            return await _Measuring(gib, jupyter, http, socket, idle, note).all(repeats)
+            logs = {"agent": agent.held, "server": log}
+            socket = agent.paths.socket
+            return await _Measuring(gib, jupyter, http, socket, idle, logs, note).all(repeats)
     finally:
         if jupyter_server.process is not None:
             await jupyter_server.stop()
@@ -76,6 +87,7 @@ class _Measuring:
         http: httpx.AsyncClient,
         socket: Path,
         idle: Path,
+        held: dict[str, Path],
         note: Note,
     ) -> None:
         self.gib = gib
@@ -83,6 +95,7 @@ class _Measuring:
         self.http = http
         self.socket = socket
         self.idle = idle
+        self.held = held
         self.note = note
         self.loops: list[LoopResult] = []
         self.notebook = jupyter.server.write(
@@ -155,6 +168,12 @@ class _Measuring:
         response.raise_for_status()
         return response.json() if response.content else None
 
+    def _held(self, loop: str, began: float, ended: float) -> float | None:
+        if loop not in self.held:
+            return None
+        found = held.between(self.held[loop], began, ended)
+        return max((one.seconds for one in found), default=0.0)
+
     @asynccontextmanager
     async def _probed(self, during: str) -> AsyncIterator[None]:
         asked = {
@@ -163,9 +182,11 @@ class _Measuring:
             "nobody's": (str(self.idle), "/"),
         }
         probes = {loop: await _started("benchmarks.probe", *where) for loop, where in asked.items()}
+        began = time.monotonic()
         try:
             yield
         finally:
+            ended = time.monotonic()
             for loop, probe in probes.items():
                 output, _ = await probe.communicate(b"")  # closes its standard input
                 if probe.returncode:
@@ -175,6 +196,7 @@ class _Measuring:
                     LoopResult(
                         loop=loop,
                         during=during,
+                        held_s=self._held(loop, began, ended),
                         worst_s=waits.worst,
                         p99_s=waits.p99,
                         requests=waits.requests,

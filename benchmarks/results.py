@@ -101,12 +101,14 @@ class RemixesResult(Struct, frozen=True, kw_only=True):
 
 
 class LoopResult(Struct, frozen=True, kw_only=True):
-    """How long one event loop kept a trivial request waiting; see :mod:`.loops`."""
+    """How long one event loop stood still, and kept a request waiting; see :mod:`.loops`."""
 
     loop: str
     """``agent``, ``server``, or ``nobody's``: one that had nothing to do, asked meanwhile."""
     during: str
     """``idle``, ``save`` or ``resume``."""
+    held_s: float | None
+    """The longest that one callback held it; ``None`` for nobody's."""
     worst_s: float
     p99_s: float
     requests: int

@@ -175,6 +175,7 @@ def _loops(report: Report) -> str:
         [
             _gib(server.gib),
             f"{loop.loop}, {loop.during}",
+            "" if loop.held_s is None else _milliseconds(loop.held_s),
             _milliseconds(loop.worst_s),
             _milliseconds(loop.p99_s),
             str(loop.requests),
@@ -182,7 +183,7 @@ def _loops(report: Report) -> str:
         for server in report.servers
         for loop in server.loops
     ]
-    headings = ["memory", "event loop", "longest wait", "99 % below", "requests"]
+    headings = ["memory", "event loop", "held at most", "longest wait", "99 % below", "requests"]
     return _table("Event loops", headings, rows)
 
 
