@@ -130,14 +130,15 @@ class Agent:
         return [p.name for p in directory.iterdir() if p.name.startswith(prefix)]
 
     def cgroups(self) -> list[str]:
+        # What has gone meanwhile has no children.
+        found = [next(os.walk(group), ("", [], [])) for group in self.cgroup_roots()]
+        return [str(Path(group, child)) for group, children, _ in found for child in children]
+
+    def cgroup_roots(self) -> list[Path]:
+        """The groups that those of all containers are in."""
         name = f"jupyter-checkpoints-{self.layout.instance}"
         # Not by a glob: others come and go meanwhile.
-        return [
-            str(Path(directory, child))
-            for directory, children, _ in os.walk("/sys/fs/cgroup")
-            if Path(directory).name == name
-            for child in children
-        ]
+        return [Path(d) for d, _, _ in os.walk("/sys/fs/cgroup") if Path(d).name == name]
 
     def containers(self) -> list[str]:
         return [p.name for p in self.layout.runc_root.iterdir()]

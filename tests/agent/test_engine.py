@@ -374,6 +374,19 @@ async def test_an_end_while_no_agent_looks(private_agent: Agent) -> None:
         await client.delete_kernel(kernel_id)
 
 
+async def test_nothing_of_an_agent_outlives_it(private_agent: Agent) -> None:
+    agent = private_agent
+    async with AgentClient(agent.socket) as client:
+        model = await client.start_kernel(python_kernel(str(uuid.uuid4()), detached=True))
+        assert agent.cgroup_roots()
+        await client.delete_kernel(model.id)
+    agent.end()
+    assert not agent.cgroup_roots()
+    assert not agent.interfaces()
+    assert not agent.namespaces()
+    agent.start()
+
+
 async def test_a_stopped_kernel_outlives_the_agent(private_agent: Agent) -> None:
     agent = private_agent
     kernel_id = str(uuid.uuid4())

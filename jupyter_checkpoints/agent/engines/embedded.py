@@ -224,6 +224,8 @@ class EmbeddedEngine(Engine):
         self._windows = userfaultfd.available()
         self._lazy = lazy_resume and self._windows
         self.layout = layout
+        self._cgroups = f"/jupyter-checkpoints-{layout.instance}"
+        """Where each container has its control group."""
         self.tools = tools
         self.images = images
         self.pool = pool
@@ -254,7 +256,7 @@ class EmbeddedEngine(Engine):
         return self.layout.stages / name
 
     def _cgroup(self, name: str) -> Cgroup:
-        return Cgroup(f"/jupyter-checkpoints-{self.layout.instance}/{name}")
+        return Cgroup(f"{self._cgroups}/{name}")
 
     def _runc_state(self, name: str) -> tuple[Path, str]:
         """Where runc keeps a container's state, and what it calls the container."""
@@ -448,6 +450,7 @@ class EmbeddedEngine(Engine):
                     return
             await self.network.close()
             await asyncio.to_thread(self.pool.close)
+            await asyncio.to_thread(Cgroup(self._cgroups).remove)
 
     # -- starting ------------------------------------------------------------------------------
 
