@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from . import goals
-from .results import Report, RivalResult
+from .results import ChangeResult, PrecopyResult, Report, RivalResult
 
 _MIB = 2**20
 _GIB = 2**30
@@ -85,33 +85,26 @@ def _saving(report: Report) -> str:
             ]
         )
         rows += [
-            [
-                _gib(ahead.gib),
-                "after a pre-copy",
-                _seconds(ahead.pause_s),
-                _seconds(ahead.save_s),
-                "",
-                "",
-                _mib(ahead.bytes_added),
-            ]
+            _later_save("after a pre-copy", ahead)
             for ahead in report.precopies
             if ahead.gib == one.gib
         ]
         rows += [
-            [
-                _gib(again.gib),
-                f"{again.changed * 100:g} % changed",
-                _seconds(again.pause_s),
-                _seconds(again.save_s),
-                "",
-                "",
-                _mib(again.bytes_added),
-            ]
+            _later_save(f"{again.changed * 100:g} % changed", again)
             for again in report.changes
             if again.gib == one.gib
         ]
     headings = ["memory", "save", "pause", "whole save", "write + fsync", "ratio", "bytes added"]
     return _table("Saving", headings, rows)
+
+
+def _later_save(text: str, one: ChangeResult | PrecopyResult) -> list[str]:
+    """A row for a save that had not to write everything."""
+    floor = ratio = ""
+    return [
+        *(_gib(one.gib), text, _seconds(one.pause_s), _seconds(one.save_s)),
+        *(floor, ratio, _mib(one.bytes_added)),
+    ]
 
 
 def _resuming(report: Report) -> str:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Coroutine
 from dataclasses import dataclass
+from typing import Any
 
 from .bound import BoundKernels, Kernels, NotebookSessions
+from .errors import CheckpointsError
 from .event_schemas import Tell
 from .notebooks import Notebooks
 from .operations import Operations
@@ -41,3 +44,12 @@ class Part:
         self._operations = context.operations
         self._tell = context.tell
         self._log = context.log
+
+    async def _quietly(self, work: Coroutine[Any, Any, None]) -> None:
+        """For what is done again and again: what fails is for the log, and the next turn."""
+        try:
+            await work
+        except CheckpointsError as error:
+            self._log.debug("Not now: %s", error)
+        except Exception:
+            self._log.exception("A look at the kernels failed")

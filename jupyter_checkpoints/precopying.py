@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine
 from datetime import UTC, datetime
-from typing import Any
 
 from .bound import Bound
 from .client import connect
 from .context import Context, Part
 from .errors import (
-    CheckpointsError,
     HostNotReady,
     InsufficientResources,
     InvalidRequest,
@@ -21,8 +18,11 @@ from .resuming import Resuming
 
 
 class Precopying(Part):
-    """See the module. Only kernels that are saved by themselves are copied: of others nothing is
-    ever written to the disk."""
+    """See the module.
+
+    Only kernels that are saved by themselves are copied: of others nothing is ever written to the
+    disk.
+    """
 
     def __init__(self, context: Context, resuming: Resuming) -> None:
         super().__init__(context)
@@ -43,14 +43,6 @@ class Precopying(Part):
             for bound in self._bound.all():
                 if bound.precopied is not None:
                     await self._quietly(self._forget_unwanted(bound))
-
-    async def _quietly(self, work: Coroutine[Any, Any, None]) -> None:
-        try:
-            await work
-        except CheckpointsError as error:
-            self._log.debug("Not now: %s", error)
-        except Exception:
-            self._log.exception("A look at idle kernels failed")
 
     async def _forget_unwanted(self, bound: Bound) -> None:
         if not await self._wanted(bound):

@@ -5,14 +5,11 @@ from __future__ import annotations
 import asyncio
 import shutil
 import time
-from collections.abc import Coroutine
 from datetime import UTC, datetime
-from typing import Any
 
 from .bound import Bound
 from .client import connect
 from .context import Context, Part
-from .errors import CheckpointsError
 from .keeping import Keeping
 from .resuming import Resuming
 from .saving import Saving
@@ -38,14 +35,6 @@ class Watching(Part):
             for bound in self._bound.all():
                 await self._quietly(self._look_at(bound))
             await self._quietly(self._look_at_disk())
-
-    async def _quietly(self, work: Coroutine[Any, Any, None]) -> None:
-        try:
-            await work
-        except CheckpointsError as error:
-            self._log.debug("Not now: %s", error)
-        except Exception:
-            self._log.exception("A look at the kernels failed")
 
     async def _look_at(self, bound: Bound) -> None:
         """Save a kernel that has been idle for long, or that may soon be ended by its limit."""

@@ -127,6 +127,15 @@ async def settled(client: AgentClient, kernel_id: str) -> KernelModel:
     raise AssertionError("the kernel is gone")
 
 
+async def saved_kernel(client: AgentClient, kernel_id: str) -> tuple[str, CheckpointModel]:
+    """Start a kernel and save it; what :func:`check_kernel` compares, and the checkpoint."""
+    kernel = await client.start_kernel(python_kernel(kernel_id, detached=True))
+    async with connected(kernel) as channels:
+        await run(channels, "import os, hashlib; count = 0; data = os.urandom(20 << 20)")
+        digest = await run(channels, "print(hashlib.sha256(data).hexdigest())")
+    return digest, await client.save(kernel_id, SaveRequest(name="base"))
+
+
 async def check_kernel(kernel: KernelModel, digest: str) -> None:
     async with connected(kernel) as channels:
         await run(channels, "count += 1")
@@ -153,11 +162,7 @@ async def test_kill_9(private_agent: Agent, victim: str, caller: int) -> None:
     agent = private_agent
     kernel_id = str(uuid.uuid4())
     async with AgentClient(agent.socket, user=caller or None) as client:
-        kernel = await client.start_kernel(python_kernel(kernel_id, detached=True))
-        async with connected(kernel) as channels:
-            await run(channels, "import os, hashlib; count = 0; data = os.urandom(20 << 20)")
-            digest = await run(channels, "print(hashlib.sha256(data).hexdigest())")
-        base = await client.save(kernel_id, SaveRequest(name="base"))
+        digest, base = await saved_kernel(client, kernel_id)
     hits = rounds = 0
     # A run in which hardly anything was ever hit would prove nothing.
     while rounds < ROUNDS or hits < ROUNDS // 2:

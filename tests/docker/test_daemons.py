@@ -20,11 +20,10 @@ import pytest
 from jupyter_checkpoints import layout
 from jupyter_checkpoints.agent import process
 from jupyter_checkpoints.client import AgentClient
-from jupyter_checkpoints.models import KernelModel, SaveRequest
+from jupyter_checkpoints.models import KernelModel
 from tests.agent.agents import Agent, wait_until
-from tests.agent.cells import PATIENCE, run
+from tests.agent.cells import PATIENCE
 from tests.agent.conftest import running_agent
-from tests.agent.kernels import connected, python_kernel
 from tests.agent.test_crash import (
     SPAN,
     VERBS,
@@ -32,6 +31,7 @@ from tests.agent.test_crash import (
     check_all,
     check_kernel,
     outcome,
+    saved_kernel,
     settled,
 )
 
@@ -145,11 +145,7 @@ async def be_killed(victim: Victim, agent: Agent, client: AgentClient) -> None:
     """A kernel is saved and resumed over and over, and in the midst of each the victim dies."""
     choose = victim.choose
     kernel_id = str(uuid.uuid4())
-    kernel = await client.start_kernel(python_kernel(kernel_id, detached=True))
-    async with connected(kernel) as channels:
-        await run(channels, "import os, hashlib; count = 0; data = os.urandom(20 << 20)")
-        digest = await run(channels, "print(hashlib.sha256(data).hexdigest())")
-    base = await client.save(kernel_id, SaveRequest(name="base"))
+    digest, base = await saved_kernel(client, kernel_id)
     hits = rounds = 0
     # A run in which hardly anything was ever hit would prove nothing.
     while rounds < ROUNDS or hits < ROUNDS // 2:

@@ -25,8 +25,8 @@ from .engine import DockerEngine, running_engine
 from .own_network import own_network
 from .test_kernels import container_of
 from .test_kernels import docker as docker
-from .test_network import SERVE
 from .test_network import network as network
+from .test_network import running_service
 
 pytestmark = pytest.mark.anyio
 
@@ -82,19 +82,10 @@ async def test_by_name(
     def asked() -> str:
         return str(container.exec_run(["python", "-c", _ASK]).output.decode().strip())
 
-    (image,) = docker.images.list("jupyter-checkpoints")
-    # Its port is not published.
-    service = docker.containers.create(
-        image.tags[0], ["python", "-c", SERVE], name=f"service-{uuid4()}", network="none"
-    )
-    try:
-        docker.networks.get("none").disconnect(service)
-        network.connect(service, aliases=["database"])
-        service.start()
+    with running_service(docker, network) as service:
         wait_until(lambda: asked() == "reached from", what="the way to it")
         # Docker drops early what comes to its containers from elsewhere, and only our rule, which
         # is before it, lets kernels through.
-        service.reload()
         address = service.attrs["NetworkSettings"]["Networks"][network.name]["IPAddress"]
         raw = _rules(inside, "--table=raw")
         (ours,) = [rule for rule in raw if _SUBNET in rule]
@@ -107,8 +98,6 @@ async def test_by_name(
         # Rules of containers that come later are behind it as well.
         service.restart(timeout=0)
         wait_until(lambda: asked() == "reached from", what="the container that came back")
-    finally:
-        service.remove(force=True)
     await client.delete_kernel(kernel.id)
     agent.end()
     assert not [r for r in _rules(inside) + _rules(inside, "--table=raw") if _SUBNET in r]

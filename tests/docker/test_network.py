@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 from uuid import uuid4
 
@@ -22,13 +23,31 @@ from .test_kernels import docker as docker
 
 pytestmark = pytest.mark.anyio
 
-SERVE = (
+_SERVE = (
     "import http.server as h\n"
     "class H(h.BaseHTTPRequestHandler):\n"
     "    def do_GET(self): self.send_response(200); self.end_headers(); "
     "self.wfile.write(b'reached from ' + self.client_address[0].encode())\n"
     "h.HTTPServer(('', 8000), H).serve_forever()"
 )
+
+
+@contextmanager
+def running_service(docker: Any, network: Any) -> Iterator[Any]:
+    """A container in a network, there called ``database``, that answers; its port is private."""
+    (image,) = docker.images.list("jupyter-checkpoints")
+    service = docker.containers.create(
+        image.tags[0], ["python", "-c", _SERVE], name=f"service-{uuid4()}", network="none"
+    )
+    try:
+        docker.networks.get("none").disconnect(service)
+        network.connect(service, aliases=["database"])
+        service.start()
+        service.reload()
+        yield service
+    finally:
+        for left in docker.containers.list(all=True, filters={"id": service.id}):
+            left.remove(force=True)
 
 
 @pytest.fixture
@@ -60,15 +79,7 @@ async def test_by_name(client: AgentClient, docker: Any, network: Any) -> None:
     known = "import socket\ntry: print(socket.gethostbyname('{0}'))\nexcept OSError: print('no')"
     async with connected(model) as channels:
         assert await run(channels, known.format("database")) == "no"
-        (image,) = docker.images.list("jupyter-checkpoints")
-        service = docker.containers.create(
-            image.tags[0], ["python", "-c", SERVE], name=f"service-{uuid4()}", network="none"
-        )
-        try:
-            docker.networks.get("none").disconnect(service)
-            network.connect(service, aliases=["database"])
-            service.start()
-            service.reload()
+        with running_service(docker, network) as service:
             address = service.attrs["NetworkSettings"]["Networks"][network.name]["IPAddress"]
             await eventually(channels, known.format("database"), address)
             await eventually(channels, known.format(service.name), address)
@@ -84,9 +95,6 @@ async def test_by_name(client: AgentClient, docker: Any, network: Any) -> None:
             # What was known at the save is not what is known now.
             await client.resume(model.id, saved.id)
             await eventually(channels, known.format("database"), "no")
-        finally:
-            for left in docker.containers.list(all=True, filters={"id": service.id}):
-                left.remove(force=True)
     await client.delete_kernel(model.id)
     await client.delete_checkpoint(saved.id)
 

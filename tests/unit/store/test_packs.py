@@ -312,15 +312,10 @@ def test_what_nobody_needs_goes_after_a_time_of_grace(store: PackStore) -> None:
     assert not list(store.packs.glob("*.[pi]*"))
 
 
-def test_a_save_that_needs_the_space_does_not_wait(
-    store: PackStore, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    save(store, "c1", {"pages-1.img": random_pages(1000)})
-    store.delete("c1")
+def fill_disk(store: PackStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    """There is room once the packs are gone."""
 
     class Room:
-        """A disk that has room once the packs are gone."""
-
         f_frsize = 1
 
         @property
@@ -328,6 +323,14 @@ def test_a_save_that_needs_the_space_does_not_wait(
             return 2**20 if list(store.packs.glob("*.pack")) else 2**40
 
     monkeypatch.setattr(os, "statvfs", lambda path: Room())
+
+
+def test_a_save_that_needs_the_space_does_not_wait(
+    store: PackStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save(store, "c1", {"pages-1.img": random_pages(1000)})
+    store.delete("c1")
+    fill_disk(store, monkeypatch)
     store.begin("c2", 2**21)
 
 
@@ -357,17 +360,7 @@ def test_what_was_copied_ahead_is_gone_with_the_store(root: Path, store: PackSto
 
 def test_what_was_copied_ahead_gives_way(store: PackStore, monkeypatch: pytest.MonkeyPatch) -> None:
     copied_ahead(store, "ahead", random_pages(1000))
-
-    class Room:
-        """A disk that has room once the packs are gone."""
-
-        f_frsize = 1
-
-        @property
-        def f_bavail(self) -> int:
-            return 2**20 if list(store.packs.glob("*.pack")) else 2**40
-
-    monkeypatch.setattr(os, "statvfs", lambda path: Room())
+    fill_disk(store, monkeypatch)
     assert store.begin("c1", 2**21, "ahead").inherited("pagemap-1").tolist() == []
     assert store.held("ahead") == {}
 
