@@ -7,6 +7,7 @@ ended without them. A shim takes its container with it, which is an end like any
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import random
 import signal
@@ -76,13 +77,18 @@ class Victim:
             case "containerd":
                 self.engine.kill_containerd()
             case "shim":
-                # The kernel's, or that of what is being started.
-                shim = self.choose.choice(sorted(self.engine.shims()))
-                children = Path(f"/proc/{shim}/task").glob("*/children")
-                held = [int(pid) for path in children for pid in path.read_text().split()]
-                os.kill(shim, signal.SIGKILL)
-                # containerd ends what it held.
-                wait_until(lambda: not any(map(process.start_time, held)))
+                # The kernel's, or that of what is being started; none after a stop that was quick.
+                if shims := sorted(self.engine.shims()):
+                    self._kill_shim(self.choose.choice(shims))
+
+    def _kill_shim(self, shim: int) -> None:
+        held: list[int] = []
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # it ends by itself
+            for path in Path(f"/proc/{shim}/task").glob("*/children"):
+                held += map(int, path.read_text().split())
+            os.kill(shim, signal.SIGKILL)
+        # containerd ends what it held.
+        wait_until(lambda: not any(map(process.start_time, held)))
 
     def revive(self) -> None:
         match self.name:
