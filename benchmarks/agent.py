@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import socket
@@ -15,6 +14,7 @@ from pathlib import Path
 
 from jupyter_checkpoints import kernelspecs, layout
 from jupyter_checkpoints.agent.docker_client import is_ready
+from jupyter_checkpoints.agent.subnets import free_subnet
 from jupyter_checkpoints.errors import HostNotReady
 
 from .docker_engine import docker_engine
@@ -35,7 +35,7 @@ class Agent:
         )
         self._engine = engine
         self._docker_host = docker_host
-        self._subnet = _free_subnet()
+        self._subnet = free_subnet()
         self._log = directory / "agent.log"
         self.held = directory / "agent.held"
         """What has held its event loop, see :mod:`.held`."""
@@ -94,13 +94,6 @@ class Agent:
     def said(self) -> str:
         """The end of its log."""
         return self._log.read_text(errors="replace")[-2000:]
-
-
-def _free_subnet() -> str:
-    """Addresses that no other agent of this host has."""
-    routes = json.loads(subprocess.check_output(["ip", "-4", "-j", "route"]) or "[]")
-    taken = {route["dst"].rsplit(".", 2)[0] for route in routes}
-    return next(f"10.{n}.0.0/16" for n in range(214, 255) if f"10.{n}" not in taken)
 
 
 @contextmanager

@@ -26,6 +26,7 @@ from pathlib import Path
 import pytest
 
 from . import kernelspecs, layout
+from .agent.subnets import free_subnet
 from .client import AgentClient
 from .errors import AgentUnavailable
 from .models import Status
@@ -54,7 +55,7 @@ def checkpoints_agent() -> Iterator[Path]:
             [
                 *(sys.executable, "-m", "jupyter_checkpoints.agent"),
                 *(f"--data-dir={paths.data_dir}", f"--run-dir={paths.run_dir}"),
-                *(f"--images-dir={images}", f"--subnet=10.{64 + os.getpid() % 60}.0.0/16"),
+                *(f"--images-dir={images}", f"--subnet={free_subnet()}"),
             ],
             stdin=subprocess.DEVNULL,
             stdout=log,

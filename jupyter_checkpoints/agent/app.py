@@ -25,7 +25,7 @@ from ..models import Limits
 from ..store.directory import DirectoryStore
 from ..store.packs import PackStore
 from ..store.store import Store
-from . import criu
+from . import criu, subnets
 from .admission import Admission
 from .api import application
 from .audit import Audit
@@ -122,7 +122,7 @@ class AgentApp(JupyterApp):
         help="How kernels' files are kept and snapshot; auto measures what the host can do.",
     ).tag(config=True)
     subnet = Unicode(
-        "10.213.0.0/16", help="Addresses for kernels, four of them for each kernel."
+        str(subnets.DEFAULT), help="Addresses for kernels, four of them for each kernel."
     ).tag(config=True)
     outbound_nat = Bool(
         True, help="Let kernels reach the outside through the host (switches IP forwarding on)."

@@ -20,7 +20,6 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
-import json
 import logging
 import os
 import re
@@ -30,7 +29,7 @@ from pathlib import Path
 from msgspec import Struct
 
 from ..errors import HostNotReady, InsufficientResources
-from . import process
+from . import process, subnets
 from .process import CommandFailed
 
 log = logging.getLogger(__name__)
@@ -166,14 +165,13 @@ class Network:
 
     async def _require_free(self) -> None:
         """The subnet is nobody else's: packets to a kernel must not go astray."""
-        for route in json.loads(await self._ip("-4", "-j", "route") or "[]"):
-            if route["dst"] == "default" or route.get("type") == "unreachable":
+        for route in subnets.routes(await self._ip("-4", "-j", "route")):
+            if route.kind == "unreachable" or route.device.startswith(self.prefix):
                 continue
-            theirs = ipaddress.IPv4Network(route["dst"], strict=False)
-            if theirs.overlaps(self.subnet) and not route["dev"].startswith(self.prefix):
+            if route.to.overlaps(self.subnet):
                 raise HostNotReady(
                     f"The addresses {self.subnet} for kernels are in use on this host.",
-                    reason=f"{theirs} is routed to {route['dev']}",
+                    reason=f"{route.to} is routed to {route.device or route.kind}",
                     hint="Give the agent another `subnet`.",
                 )
 

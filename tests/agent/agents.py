@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import random
 import signal
 import subprocess
 import sys
@@ -15,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from jupyter_checkpoints import layout
+from jupyter_checkpoints.agent.subnets import free_subnet
 from jupyter_checkpoints.client import AgentClient
 from jupyter_checkpoints.layout import Layout
 from tests.unit.store.saving import flip, place_of
@@ -29,14 +29,6 @@ def wait_until(condition: Callable[[], bool], seconds: float = 30, what: str = "
     while not condition():
         assert time.monotonic() < deadline, f"not within {seconds} s: {what or condition}"
         time.sleep(0.01)
-
-
-def free_subnet() -> str:
-    """Addresses that no other agent on this host has: several test sessions may run at once."""
-    routes = json.loads(subprocess.check_output(["ip", "-4", "-j", "route"]) or "[]")
-    taken = {route["dst"].split("/")[0].rsplit(".", 2)[0] for route in routes}
-    free = [f"10.{n}" for n in range(20, 120) if f"10.{n}" not in taken]
-    return f"{random.choice(free)}.0.0/16"
 
 
 class Agent:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from jupyter_checkpoints.agent.subnets import free_subnet
 from jupyter_checkpoints.layout import SOCKET_ENV
 
 #: Four clients ask at once; then the agent they found is ended, and its end awaited.
@@ -73,7 +74,7 @@ def test_clients_of_root_start_one_agent_for_all(root: Path) -> None:
     (root / "path").mkdir()
     (root / "path" / "sitecustomize.py").write_text(_OTHER_PLACES.format(root=str(root)))
     # The default addresses may be those of an agent that this host has.
-    config = {"AgentApp": {"subnet": f"10.212.{os.getpid() % 256}.0/24"}}
+    config = {"AgentApp": {"subnet": str(free_subnet())}}
     (root / "jupyter_checkpoints_agent_config.json").write_text(json.dumps(config))
     environment = {name: value for name, value in os.environ.items() if name != SOCKET_ENV}
     done = subprocess.run(
