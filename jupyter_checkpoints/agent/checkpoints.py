@@ -581,13 +581,22 @@ class CheckpointService:
         used = precopies = 0
         if uid and self.quotas.storage:
             usage = await self.usage(Caller(uid))
+            if not self.quotas.fits(uid, usage.total + self._promised[uid], needed):
+                # Of what was deleted a moment ago some may still be on the disk.
+                await asyncio.to_thread(self.store.tidy, 0)
+                usage = await self.usage(Caller(uid))
             used, precopies = usage.total, usage.precopies
         # From here to the reservation nothing is awaited.
         used += self._promised[uid]
         self.quotas.check_storage(uid, used, needed)
+        storing = Storing(self.quotas, self._promised, uid, used, needed)
         if precopies and not self.quotas.fits(uid, used + precopies, needed):
-            self.precopies.give_up_of(uid)
-        return Storing(self.quotas, self._promised, uid, used, needed)
+            try:
+                await asyncio.to_thread(self.precopies.give_up_of, uid)
+            except BaseException:
+                storing.release()
+                raise
+        return storing
 
     @asynccontextmanager
     async def storing(self, uid: int, needed: int) -> AsyncIterator[Storing]:

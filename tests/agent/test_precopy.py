@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from uuid import uuid4
 
 import msgspec
@@ -13,11 +13,19 @@ import pytest
 
 from jupyter_checkpoints.agent import dirty
 from jupyter_checkpoints.client import AgentClient
-from jupyter_checkpoints.errors import Cancelled, CheckpointsError, Conflict, InvalidRequest
+from jupyter_checkpoints.errors import (
+    Cancelled,
+    CheckpointsError,
+    Conflict,
+    InvalidRequest,
+    QuotaExceeded,
+)
 from jupyter_checkpoints.models import Event, KernelModel, KernelPatch, SaveRequest, Usage
 
 from .agents import Agent
+from .callers import USER
 from .cells import run
+from .conftest import running_agent
 from .kernels import connected, python_kernel
 from .test_lazy import agent as agent
 from .test_lazy import client as client
@@ -206,6 +214,49 @@ async def test_it_ends_with_what_was_copied(client: AgentClient, end: str) -> No
         assert await resumed(client, saved, DIGEST) == digest
     # One that has ended by itself is tidied up after that was told.
     await until(client, lambda usage: usage.precopies == 0)
+
+
+@pytest.fixture
+def bounded(default_image: None) -> Iterator[Agent]:
+    """Two checkpoints of such kernels fit into a user's quota, and not three."""
+    with running_agent(f"--AgentApp.user_storage={800 * MIB}") as agent:
+        yield agent
+
+
+async def test_it_gives_way_to_its_owner_s_quota(bounded: Agent) -> None:
+    """What was copied ahead keeps nobody from saving, and its kernel is saved whole then."""
+    async with AgentClient(bounded.socket, user=USER) as client:
+        ahead, other = await started(client), await started(client)
+        async with connected(ahead) as channels, connected(other) as others:
+            await run(channels, "import os; data = os.urandom(256 << 20)")
+            await client.precopy(ahead.id)
+            copied = (await client.usage()).precopies
+            assert copied > 256 * MIB
+
+            await run(others, "import os; data = os.urandom(256 << 20)")
+            first = await client.save(other.id)
+            assert (await client.usage()).precopies == copied, "given up without need"
+
+            await run(others, "data = os.urandom(256 << 20)")
+            second = await client.save(other.id)
+            usage = await client.usage()
+            assert usage.precopies == 0
+            assert usage.total > 512 * MIB
+            digest = await run(others, DIGEST)
+            assert await resumed(client, second, DIGEST) == digest
+
+            with pytest.raises(QuotaExceeded, match="of your 800 MiB already") as refused:
+                await client.save(ahead.id)
+            assert "prune" in refused.value.hint
+            # What is deleted counts no longer, though its kernel's other checkpoint shares it.
+            await client.delete_checkpoint(first.id)
+            saved = await client.save(ahead.id)
+            digest = await run(channels, DIGEST)
+            assert await resumed(client, saved, DIGEST) == digest
+        for checkpoint in (second, saved):
+            await client.delete_checkpoint(checkpoint.id)
+        for kernel in (ahead, other):
+            await client.delete_kernel(kernel.id)
 
 
 async def test_nothing_is_copied_of_what_has_no_memory_to_save(client: AgentClient) -> None:
