@@ -39,6 +39,7 @@ Exit codes
   6  the host lacks a tool or a feature    13  files of the checkpoint are missing or changed
   7  no agent answers                      14  an operation took too long and was ended
   8  not enough disk or memory             15  a user ended the operation; nothing was changed
+                                           16  it would be more than this user may have
                                           130  interrupted by the user
 """
 

@@ -9,6 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from jupyter_checkpoints.cli.base import EXIT_CODES
+from jupyter_checkpoints.errors import CheckpointsError
+
 ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "jupyter_checkpoints"
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
@@ -43,6 +46,17 @@ def test_files_of_ours(page: Path) -> None:
     named = _FILE.findall(page.read_text())
     ours = [n for n in named if any((p / n.split("/")[0]).is_dir() for p in (ROOT, PACKAGE))]
     assert [n for n in ours if not [*ROOT.glob(n), *PACKAGE.glob(n)]] == []
+
+
+def test_exit_codes() -> None:
+    known = {
+        c.exit_code: c.__name__ for c in (CheckpointsError, *CheckpointsError.__subclasses__())
+    }
+    page = (ROOT / "docs" / "cli.md").read_text()
+    rows = re.findall(r"^\| (\d+) \| `(\w+)` \|", page, re.MULTILINE)
+    assert {int(code): name for code, name in rows} == known
+    # Of these no class has the first, and none the last.
+    assert {int(code) for code in re.findall(r"\b(\d+)  ", EXIT_CODES)} == {0, *known, 130}
 
 
 def test_settings() -> None:
