@@ -49,9 +49,9 @@ def test_files_of_ours(page: Path) -> None:
 
 
 def test_exit_codes() -> None:
-    known = {
-        c.exit_code: c.__name__ for c in (CheckpointsError, *CheckpointsError.__subclasses__())
-    }
+    errors = [CheckpointsError]
+    errors += CheckpointsError.__subclasses__()
+    known = {error.exit_code: error.__name__ for error in errors}
     page = (ROOT / "docs" / "cli.md").read_text()
     rows = re.findall(r"^\| (\d+) \| `(\w+)` \|", page, re.MULTILINE)
     assert {int(code): name for code, name in rows} == known
