@@ -139,7 +139,7 @@ class StartFailed(CheckpointsError):
 
 
 class SaveFailed(CheckpointsError):
-    """The kernel could not be saved. It goes on running."""
+    """The kernel could not be saved. It goes on running, or the error says that it has ended."""
 
     exit_code = 10
 

@@ -132,8 +132,13 @@ class Cgroup:
         CRIU freezes them as well, but looks again only after a tenth of a second.
         """
         state, freezer = self._freezer()
+        stop_again = ""
         if state == "FROZEN":
             wait = f'read state < {freezer} && [ "$state" = FROZEN ]'
+            # To seize a process that was stopped (SIGSTOP) before it was frozen CRIU would wait
+            # for ever. One that is about to be stopped it can save, and so it stays.
+            if stopped := " ".join(str(pid) for pid in self.processes() if _is_stopped(pid)):
+                stop_again = f"\nkill -s CONT {stopped}\nkill -s STOP {stopped}\n:"
         else:
             wait = f"grep -q 'frozen 1' {freezer.with_name('cgroup.events')}"
         return f"""echo {state} > {freezer}
@@ -141,7 +146,7 @@ tries=0
 until {wait} || [ $tries -ge 1000 ]; do
     tries=$((tries + 1))
     [ $tries -lt 200 ] || sleep 0.01
-done"""
+done{stop_again}"""
 
     def thaw_script(self) -> str:
         """A shell script that does what :meth:`thaw` does."""
@@ -235,7 +240,22 @@ def cpu_seconds(file: Path | None) -> float | None:
 
 
 def _is_zombie(pid: int) -> bool:
+    return _state(pid) in "ZX"
+
+
+def _is_stopped(pid: int) -> bool:
+    if (state := _state(pid)) != "D":
+        return state == "T"
     try:
-        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] in "ZX"
+        # Frozen, as well.
+        return Path(f"/proc/{pid}/wchan").read_text() == "do_signal_stop"
     except OSError:
-        return True
+        return False
+
+
+def _state(pid: int) -> str:
+    """As ``ps`` has it; X if the process is gone."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except OSError:
+        return "X"

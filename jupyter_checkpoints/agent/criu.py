@@ -309,6 +309,29 @@ def open_files(files_image: bytes) -> list[OpenFile]:
     return found
 
 
+_DEAD = (2, 6)
+
+
+def kernel_has_ended(images: Path) -> bool:
+    """Whether a dump was made in the moment between a kernel's end and that of its container.
+
+    The kernel is the first child that the container's init has had; nothing is ever before it.
+    pstree.proto: pid = 1, ppid = 2; core.proto: core_entry.tc = 3, task_core_entry.task_state = 1.
+
+    Raises
+    ------
+    OSError, ValueError
+        If the images cannot be read, or understood.
+    """
+    processes = [dict(wire(entry)) for entry in entries(images / "pstree.img")]
+    children = [int(process[1]) for process in processes if process.get(2) == 1]
+    if not children:
+        return True
+    core = next(entries(images / f"core-{min(children)}.img"))
+    task = dict(wire(core)).get(3)
+    return isinstance(task, bytes) and dict(wire(task)).get(1) in _DEAD
+
+
 _PAGE = 4096
 #: Flags of a pagemap's entry: its pages may come later; they are in the pages file.
 _LAZY, _PRESENT = 2, 4

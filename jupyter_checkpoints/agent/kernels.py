@@ -194,7 +194,8 @@ class KernelService:
     def on_exit(self, kernel_id: str, code: int, reason: str) -> None:
         """The engine's word that a container has ended by itself, or could not go on."""
         kernel = self._kernels.get(kernel_id)
-        if kernel is not None and not kernel.removed:
+        # One that is stopped has been saved: its container was to end.
+        if kernel is not None and not kernel.removed and not kernel.is_in("stopped"):
             kernel.record.state = "exited"
             kernel.record.exit_code = code
             kernel.record.reason = reason
@@ -381,6 +382,13 @@ class KernelService:
         operation: Operation,
     ) -> Container:
         lazily = bool(pages)
+        record = self._kernels[spec.kernel_id].record
+
+        def commit() -> None:
+            operation.settle()
+            # If an end was told of meanwhile it was that of the container that is replaced.
+            record.state = "resuming"
+
         async with self.checkpoints.intact(manifest, operation, lazily=lazily) as images:
             operation.check()
             operation(Event(event="progress", stage="restore"))
@@ -393,7 +401,7 @@ class KernelService:
                 facts=manifest.facts,
                 pages=pages,
             )
-            return await self.engine.resume(spec, source, commit=operation.settle)
+            return await self.engine.resume(spec, source, commit=commit)
 
     async def signal(self, caller: Caller, kernel_id: str, signum: int) -> None:
         kernel = self._get(caller, kernel_id)
@@ -845,7 +853,7 @@ class KernelService:
         """Change a kernel's state: in memory, on disk, and for whoever is attached."""
         record = kernel.record
         record.state = state
-        if state in ("starting", "running", "resuming"):
+        if state in ("starting", "running", "resuming", "stopped"):
             record.exit_code = None
             record.reason = ""
         async with kernel.writing:

@@ -8,6 +8,7 @@ Ending an operation means ending all that carry its mark, also after a crash of 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import ctypes
 import logging
 import os
@@ -142,23 +143,85 @@ def runc_below(pid: int) -> int:
 
 
 async def end_if_bereft(parent: Callable[[], int], operation: str) -> None:
-    """End an operation whose runc waits for a CRIU that is dead; runs until it is cancelled.
+    """End an operation that waits for something dead; runs until it is cancelled.
 
     runc learns of CRIU's end when the last end of their socket is closed. In a user namespace a
     further process of CRIU's (usernsd) holds one, and is not ended with the first: a save whose
-    CRIU was killed would stand still until its time is up, and its kernel with it. ``parent``
-    says which process is runc's.
+    CRIU was killed would stand still until its time is up, and its kernel with it. And CRIU itself
+    can wait for ever for a process that was killed while it held it, see :func:`_waits_in_vain`.
+    ``parent`` says which process is runc's.
     """
     found = 0
     while found < _LOOKS:
         await asyncio.sleep(_LOOK_SECONDS)
-        found = found + 1 if await asyncio.to_thread(lambda: _has_dead_child(parent())) else 0
-    log.warning("CRIU has died; ending what is left of %s", operation)
+        found = found + 1 if await asyncio.to_thread(lambda: _bereft(parent())) else 0
+    log.warning("What it works on has died; ending what is left of %s", operation)
+    await asyncio.to_thread(lambda: _end_children(parent()))
     await asyncio.to_thread(end_marked, operation)
 
 
-def _has_dead_child(pid: int) -> bool:
-    return any(start_time(child) is None for child in _children(pid))
+def _bereft(parent: int) -> bool:
+    return any(start_time(child) is None or _waits_in_vain(child) for child in _children(parent))
+
+
+def _end_children(pid: int) -> None:
+    # By their parent: CRIU's title has taken the place of its mark.
+    for child in _children(pid):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(child, signal.SIGKILL)
+
+
+def _waits_in_vain(criu: int) -> bool:
+    """Whether a process that CRIU holds for a dump is dead.
+
+    It then waits for the process, and the process waits for CRIU to learn of the end of each of
+    its threads. An end that CRIU does learn of leaves nothing behind.
+    """
+    return any(
+        start_time(pid) is None and _status(pid, "TracerPid") == criu
+        for pid in map(int, filter(str.isdigit, os.listdir("/proc")))
+    )
+
+
+def dump_of(pid: int) -> int:
+    """The CRIU that holds a process, and all of its container, for a dump; 0 if there is none."""
+    criu = _status(pid, "TracerPid")
+    try:
+        return criu if criu and Path(f"/proc/{criu}/comm").read_text() == "criu\n" else 0
+    except OSError:
+        return 0
+
+
+def end_dump_of(pid: int) -> None:
+    """Kill the CRIU that holds a process, which is to end, too: what is dead it may not let go."""
+    if criu := dump_of(pid):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(criu, signal.SIGKILL)
+
+
+async def dump_is_over(pid: int, timeout: float) -> None:
+    """Wait until no CRIU holds a process: without its runc it lets go by itself, and only then.
+
+    Killed, it would leave processes behind in the midst of what it has them do. So it is killed
+    only if what it waits for has died, or if it holds them for more than ``timeout`` seconds.
+    """
+    vain = 0
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(timeout):
+            while (criu := await asyncio.to_thread(dump_of, pid)) and vain < _LOOKS:
+                await asyncio.sleep(0.01 if vain == 0 else _LOOK_SECONDS)
+                vain = vain + 1 if await asyncio.to_thread(_waits_in_vain, criu) else 0
+    await asyncio.to_thread(end_dump_of, pid)
+
+
+def _status(pid: int, key: str) -> int:
+    """A number in what Linux tells of a process; 0 if it is gone."""
+    try:
+        text = Path(f"/proc/{pid}/status").read_text(errors="replace")
+    except OSError:
+        return 0
+    lines = text.splitlines()
+    return next((int(line.split()[1]) for line in lines if line.startswith(f"{key}:")), 0)
 
 
 def _children(pid: int) -> list[int]:

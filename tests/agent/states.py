@@ -48,6 +48,25 @@ assert os.umask(0o027) == 0o027
 """,
     ),
     State(
+        "stopped process",
+        """
+import signal, subprocess
+def stopped_state():
+    with open(f"/proc/{stopped_process.pid}/stat") as file:
+        return file.read().rpartition(")")[2].split()[0]
+stopped_process = subprocess.Popen(["sh", "-c", "while :; do sleep 0.01; done"])
+os.kill(stopped_process.pid, signal.SIGSTOP)
+eventually(lambda: stopped_state() == "T")
+""",
+        """
+assert stopped_state() == "T" and stopped_process.poll() is None
+os.kill(stopped_process.pid, signal.SIGCONT)
+eventually(lambda: stopped_state() != "T")
+stopped_process.kill()
+assert stopped_process.wait() == -signal.SIGKILL
+""",
+    ),
+    State(
         "functions",
         """
 import functools

@@ -7,6 +7,7 @@ no committed checkpoint is damaged, the kernel is still there, and nothing is le
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import random
 import signal
@@ -18,9 +19,11 @@ from contextlib import asynccontextmanager
 
 import pytest
 
+from jupyter_checkpoints.agent import process
+from jupyter_checkpoints.agent.cgroup import Cgroup
 from jupyter_checkpoints.agent.process import MARK
 from jupyter_checkpoints.client import AgentClient
-from jupyter_checkpoints.errors import CheckpointsError
+from jupyter_checkpoints.errors import CheckpointsError, SaveFailed
 from jupyter_checkpoints.layout import SOCKET_ENV
 from jupyter_checkpoints.models import CheckpointModel, KernelModel, SaveRequest, StartRequest
 
@@ -136,6 +139,15 @@ async def saved_kernel(client: AgentClient, kernel_id: str) -> tuple[str, Checkp
     return digest, await client.save(kernel_id, SaveRequest(name="base"))
 
 
+async def told(client: AgentClient, kernel_id: str) -> KernelModel:
+    """The kernel when nothing works on it any more; if it has ended, that is known."""
+    while True:
+        kernel = await settled(client, kernel_id)
+        if kernel.state != "running" or process.start_time(kernel.pid or 0) is not None:
+            return kernel
+        await asyncio.sleep(0.05)
+
+
 async def check_kernel(kernel: KernelModel, digest: str) -> None:
     async with connected(kernel) as channels:
         await run(channels, "count += 1")
@@ -153,7 +165,7 @@ async def check_all(client: AgentClient, keep: str) -> int:
     return len(listed)
 
 
-@pytest.mark.parametrize("victim", ["agent", "criu", "client"])
+@pytest.mark.parametrize("victim", ["agent", "criu", "client", "kernel"])
 @for_all_callers
 async def test_kill_9(private_agent: Agent, victim: str, caller: int) -> None:
     seed = int(os.environ.get("CRASH_SEED", random.randrange(10**6)))
@@ -163,22 +175,25 @@ async def test_kill_9(private_agent: Agent, victim: str, caller: int) -> None:
     kernel_id = str(uuid.uuid4())
     async with AgentClient(agent.socket, user=caller or None) as client:
         digest, base = await saved_kernel(client, kernel_id)
+        kernel = await client.kernel(kernel_id)
     hits = rounds = 0
     # A run in which hardly anything was ever hit would prove nothing.
     while rounds < ROUNDS or hits < ROUNDS // 2:
         rounds += 1
         assert rounds <= 4 * ROUNDS, hits
         verb = choose.choice(VERBS)
-        delay = choose.random() * SPAN
-        hits += await _hit(agent, caller, victim, verb, kernel_id, base, delay)
+        hits += await _hit(agent, caller, victim, verb, kernel, base, choose)
         if agent.process is None:
             agent.start()
         async with AgentClient(agent.socket) as client:
-            kernel = await settled(client, kernel_id)
-            if victim == "criu":
+            kernel = await told(client, kernel_id)
+            if victim == "criu" and kernel.state != "stopped":
                 kernel = await _after_criu_s_end(client, kernel, base)
+            if victim == "kernel" and kernel.state == "exited":
+                assert kernel.exit_code == 128 + signal.SIGKILL, kernel
+                kernel = await client.resume(kernel_id, base.id)
             # Whatever else was hit, its state is not lost: it runs, or is saved and stopped.
-            assert kernel.state in ("running", "stopped"), (verb, delay, kernel)
+            assert kernel.state in ("running", "stopped"), (verb, kernel)
             if kernel.state == "stopped":
                 kernel = await client.resume(kernel_id, kernel.checkpoint)
             try:
@@ -210,12 +225,10 @@ async def _after_criu_s_end(
         try:
             async with connected(kernel):
                 return kernel
-        except TimeoutError:
-            kernel = await settled(client, kernel.id)
-    if kernel.state == "exited":
-        assert kernel.exit_code == 128 + signal.SIGTRAP, kernel
-        kernel = await client.resume(kernel.id, base.id)
-    return kernel
+        except RuntimeError:  # it does not answer
+            kernel = await told(client, kernel.id)
+    assert (kernel.state, kernel.exit_code) == ("exited", 128 + signal.SIGTRAP), kernel
+    return await client.resume(kernel.id, base.id)
 
 
 async def _hit(
@@ -223,39 +236,61 @@ async def _hit(
     caller: int,
     victim: str,
     verb: str,
-    kernel_id: str,
+    kernel: KernelModel,
     base: CheckpointModel,
-    delay: float,
+    choose: random.Random,
 ) -> bool:
     """Begin one operation and kill the victim in the midst of it; whether it was in time."""
+    kernel_id = kernel.id
+    delay = choose.random() * SPAN
     clone = str(uuid.uuid4())
     if victim == "client":
-        process = await asyncio.create_subprocess_exec(
+        program = await asyncio.create_subprocess_exec(
             *(sys.executable, "-c", _CLIENT, str(caller or ""), verb, kernel_id, base.id, clone),
             env={**os.environ, SOCKET_ENV: str(agent.socket)},
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
         )
-        assert process.stdout is not None
+        assert program.stdout is not None
         # Most of its life it only imports: the moments count from its request on.
-        await process.stdout.readline()
+        await program.stdout.readline()
         await asyncio.sleep(delay)
-        if process.returncode is None:
-            process.kill()
-        return await process.wait() == -signal.SIGKILL
+        if program.returncode is None:
+            program.kill()
+        return await program.wait() == -signal.SIGKILL
     async with AgentClient(agent.socket, user=caller or None) as client:
-        if victim == "agent":
+        if victim != "criu":
+            first, *others = Cgroup.of(kernel.pid or 0).processes()
             operation = asyncio.ensure_future(begin(verb, client, kernel_id, base, clone))
             await asyncio.sleep(delay)
             in_time = not operation.done()
-            agent.end(signal.SIGKILL)
-            await outcome(operation)
+            if victim == "agent":
+                agent.end(signal.SIGKILL)
+            else:
+                _kill_all(others if choose.random() < 0.5 else [first, *others])
+            # It is noticed, not waited for until the time of the operation is up.
+            async with asyncio.timeout(30):
+                await outcome(operation)
+                if victim == "kernel":
+                    await _over([first])
             return in_time
         async with _criu_killer(agent, delay / 4) as killed:
-            # Its end is noticed, not waited for until the time of the operation is up.
             async with asyncio.timeout(30):
                 await outcome(begin(verb, client, kernel_id, base, clone))
             return await killed()
+
+
+def _kill_all(pids: list[int]) -> None:
+    """What is short of memory does so, or whoever ends a container from outside."""
+    for pid in pids:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+
+
+async def _over(pids: list[int]) -> None:
+    """They have ended."""
+    while any(map(process.start_time, pids)):  # noqa: ASYNC110 - nobody is told of it
+        await asyncio.sleep(0.01)
 
 
 async def begin(
@@ -280,3 +315,26 @@ async def outcome(operation: Awaitable[object]) -> None:
         await operation
     except CheckpointsError as error:
         assert error.message, error
+
+
+@pytest.mark.parametrize("stop", [False, True])
+@for_all_callers
+async def test_a_kernel_that_has_ended_is_not_saved(client: AgentClient, stop: bool) -> None:
+    """Its container lives on for a moment; here it is held in that moment."""
+    kernel = await client.start_kernel(python_kernel(str(uuid.uuid4()), detached=True))
+    async with connected(kernel):
+        pass
+    first, *others = Cgroup.of(kernel.pid or 0).processes()
+    os.kill(first, signal.SIGSTOP)
+    try:
+        _kill_all(others)
+        await _over(others)
+        with pytest.raises(SaveFailed, match="has ended"):
+            await client.save(kernel.id, SaveRequest(stop=stop))
+    finally:
+        os.kill(first, signal.SIGCONT)
+    await _over([first])
+    ended = await told(client, kernel.id)
+    assert (ended.state, ended.exit_code) == ("exited", 128 + signal.SIGKILL)
+    assert await client.checkpoints() == []
+    await client.delete_kernel(kernel.id)

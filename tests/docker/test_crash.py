@@ -14,7 +14,7 @@ from .engine import DockerEngine
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(600)]
 
 
-@pytest.mark.parametrize("victim", ["agent", "criu", "client"])
+@pytest.mark.parametrize("victim", ["agent", "criu", "client", "kernel"])
 async def test_kill_9(
     private_agent: Agent,
     docker_engine: DockerEngine,

@@ -21,7 +21,6 @@ import pytest
 from jupyter_checkpoints import layout
 from jupyter_checkpoints.agent import process
 from jupyter_checkpoints.client import AgentClient
-from jupyter_checkpoints.models import KernelModel
 from tests.agent.agents import Agent, wait_until
 from tests.agent.cells import PATIENCE
 from tests.agent.conftest import running_agent
@@ -33,7 +32,7 @@ from tests.agent.test_crash import (
     check_kernel,
     outcome,
     saved_kernel,
-    settled,
+    told,
 )
 
 from . import newest
@@ -97,15 +96,6 @@ class Victim:
             case "containerd" if self._killed:
                 self.engine.start_containerd()
         self._killed = False
-
-
-async def told(client: AgentClient, kernel_id: str) -> KernelModel:
-    """The kernel when nothing works on it any more; if it has ended, that is known."""
-    while True:
-        kernel = await settled(client, kernel_id)
-        if kernel.state != "running" or process.start_time(kernel.pid or 0) is not None:
-            return kernel
-        await asyncio.sleep(0.05)
 
 
 def left_in_docker(agent: Agent, engine: DockerEngine) -> dict[str, object]:

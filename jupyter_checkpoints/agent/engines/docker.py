@@ -609,7 +609,7 @@ class DockerEngine(EmbeddedEngine):
         await super().precopy(kernel_id, staging, parent=parent, background=background, check=check)
 
     async def release(self, kernel_id: str) -> None:
-        kernel = self._running(kernel_id)
+        kernel = self._kernels[kernel_id]
         self._saving.discard(self._name(kernel_id, kernel.state.generation))
         await super().release(kernel_id)
 

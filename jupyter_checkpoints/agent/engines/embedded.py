@@ -8,6 +8,7 @@ generation is named ``KERNEL.GENERATION``: bundle directory, runc container, cgr
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import logging
 import os
@@ -88,6 +89,8 @@ _CRIU_RATE = 20e6
 #: How long clients get to come back, iopub first, after a resume that could not keep connections.
 _GATE_SECONDS = 3.0
 _SPARE_SECONDS = 0.5
+#: Seconds for the end of a kernel of which a process has ended.
+_END_SECONDS = 2.0
 _LOG_SIZE = 10 * 2**20
 _LOG_FILES = 3
 #: Runs a command, then lets the processes go on if nobody has; its status is the command's.
@@ -188,6 +191,14 @@ class _Passing(Exception):
 
 def _boot_id() -> str:
     return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+
+
+def _has_ended() -> SaveFailed:
+    return SaveFailed(
+        "The kernel could not be saved: it has ended.",
+        reason="It ended, or was ended, while it was being saved.",
+        hint="Resume an earlier checkpoint, or start it again.",
+    )
 
 
 def _still_there(state: _State) -> bool:
@@ -350,6 +361,8 @@ class EmbeddedEngine(Engine):
                 await self.stop(kernel.id)
                 return Adopted(container=None, exit_code=None)
             # It may have been frozen, locked or cut off for a save.
+            await self._let_go_on(name)
+            await self._dump_is_over(kernel, name)
             await self.network.unlock(self._link(kernel))
             await self._let_go_on(name)
             await self.network.activate(self._link(kernel))
@@ -975,16 +988,23 @@ class EmbeddedEngine(Engine):
             if hold:
                 await self.release(kernel_id)
             if isinstance(error, OSError | ValueError | CommandFailed):
+                killed = isinstance(error, CommandFailed) and error.status < 0
+                if killed:
+                    # What it held has died: that is seen in a moment.
+                    with contextlib.suppress(TimeoutError):
+                        async with asyncio.timeout(_END_SECONDS):
+                            await kernel.ended.wait()
+                pid = kernel.state.pid
+                if not kernel.running or await asyncio.to_thread(process.start_time, pid) is None:
+                    raise _has_ended() from error
                 disk_full = explained.disk_full or "No space left" in str(error)
                 failure = (InsufficientResources if disk_full else SaveFailed)(
-                    "The kernel could not be saved; it goes on running."
-                    if kernel.running
-                    else "The kernel could not be saved, and it has ended.",
+                    "The kernel could not be saved; it goes on running.",
                     reason=explained.reason if mode == "process" else str(error),
                     hint=explained.hint if mode == "process" else "",
                 )
                 crowded = windows and criu.lacks_descriptors(logs)
-                if kernel.running and (explained.passing or crowded):
+                if not killed and (explained.passing or crowded):
                     raise _Passing(failure, crowded=crowded) from error
                 raise failure from error
             raise
@@ -1029,18 +1049,20 @@ class EmbeddedEngine(Engine):
             raise from_os_error(error, "The kernel could not be copied ahead of a save.") from error
 
     async def stop(self, kernel_id: str) -> None:
-        kernel = self._running(kernel_id)
-        kernel.state.subscribers = await self.network.subscribers(
-            self._link(kernel), kernel.state.iopub_port
-        )
+        kernel = self._kernels[kernel_id]
+        if kernel.running:
+            kernel.state.subscribers = await self.network.subscribers(
+                self._link(kernel), kernel.state.iopub_port
+            )
         await self._end(kernel)
         await self._destroy(kernel_id, kernel.state.generation)
         await asyncio.to_thread(self._write_state, kernel.id, kernel.state)
 
     async def release(self, kernel_id: str) -> None:
-        kernel = self._running(kernel_id)
-        await self._let_go_on(self._name(kernel_id, kernel.state.generation))
-        await self.network.activate(self._link(kernel))
+        kernel = self._kernels[kernel_id]
+        if kernel.running:
+            await self._let_go_on(self._name(kernel_id, kernel.state.generation))
+            await self.network.activate(self._link(kernel))
 
     async def _dump(
         self,
@@ -1132,6 +1154,8 @@ class EmbeddedEngine(Engine):
         finally:
             if window is not None:
                 window.close()
+        if await asyncio.to_thread(criu.kernel_has_ended, staging.images):
+            raise _has_ended()
         await asyncio.to_thread(timers.rearm, staging.images, waited)
         # Files, as a shell can touch one without starting a process.
         return await asyncio.to_thread(lambda: thawed.stat().st_mtime - frozen.stat().st_mtime)
@@ -1157,8 +1181,15 @@ class EmbeddedEngine(Engine):
         """After a save that failed: nothing stays frozen, locked, or half written."""
         await asyncio.to_thread(process.end_marked, self._operation(name) + "/save")
         await self._let_go_on(name)
+        await self._dump_is_over(kernel, name)
+        await self._let_go_on(name)
         await self.network.unlock(self._link(kernel))
         await asyncio.to_thread(self.pool.delete_snapshot, checkpoint_id)
+
+    async def _dump_is_over(self, kernel: _Kernel, name: str) -> None:
+        """Wait for a CRIU without its runc: it leaves processes as it has found them, frozen."""
+        size = await asyncio.to_thread(self._cgroup(name).memory)
+        await process.dump_is_over(kernel.state.pid, self._criu_timeout(size))
 
     async def discard(self, checkpoint_id: str) -> None:
         await asyncio.to_thread(self.layout.touched(checkpoint_id).unlink, missing_ok=True)
@@ -1322,6 +1353,7 @@ class EmbeddedEngine(Engine):
         kernel.ending = True
         name = self._name(kernel.id, kernel.state.generation)
         await asyncio.to_thread(self._cgroup(name).kill)
+        await asyncio.to_thread(process.end_dump_of, kernel.state.pid)
         try:
             async with asyncio.timeout(10):
                 await kernel.ended.wait()

@@ -217,11 +217,11 @@ class Engine(ABC):
 
     @abstractmethod
     async def stop(self, kernel_id: str) -> None:
-        """End a held container. The kernel keeps its address; nobody is told of its end."""
+        """End a held container, which may have ended by itself. The kernel keeps its address."""
 
     @abstractmethod
     async def release(self, kernel_id: str) -> None:
-        """Let a held container run on."""
+        """Let a held container run on; nothing happens if it has ended."""
 
     @abstractmethod
     async def discard(self, checkpoint_id: str) -> None:
