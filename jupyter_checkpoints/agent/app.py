@@ -14,7 +14,7 @@ import signal
 import socket
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, cast
 
 from jupyter_core.application import JupyterApp
 from traitlets import Bool, Dict, Enum, Float, Int, List, TraitError, Unicode, validate
@@ -225,7 +225,8 @@ class AgentApp(JupyterApp):
     def start(self) -> None:
         super().start()
         package = logging.getLogger("jupyter_checkpoints")
-        package.setLevel(self.log.level)
+        # Not the logger's: that lets everything through, and its handlers choose.
+        package.setLevel(cast("int | str", self.log_level))
         package.handlers = self.log.handlers
         try:
             if os.geteuid() != 0:

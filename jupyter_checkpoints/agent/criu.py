@@ -1,7 +1,8 @@
 """CRIU: the configuration of each dump and restore, and what its logs and images say.
 
-CRIU is started by runc, which takes most options; the rest goes through a configuration file per
-container, named by the annotation ``org.criu.config``. That file replaces the host's own
+A restore's CRIU is started by runc, which takes most options, and a dump's by the agent
+(:mod:`.dump`); the rest goes through a configuration file per container, named by the annotation
+``org.criu.config``. That file replaces the host's own
 ``/etc/criu/runc.conf``, and is always written by us: whoever writes it runs code as root.
 """
 
@@ -184,6 +185,7 @@ def configuration(
     lock_network: bool = True,
     action_script: Path | None = None,
     cgroups: Path | None = None,
+    work: Path | None = None,
     more: str = "",
 ) -> str:
     """The text of one container's CRIU configuration file.
@@ -202,6 +204,8 @@ def configuration(
         Run by CRIU at each stage, see :func:`action_script`.
     cgroups:
         Where it finds all hierarchies of control groups; otherwise it mounts them all for itself.
+    work:
+        Where a dump puts its log.
     more:
         Further lines.
     """
@@ -213,6 +217,8 @@ def configuration(
         lines.append(f"action-script {action_script}")
     if cgroups is not None:
         lines.append(f"cgroup-yard {cgroups}")
+    if work is not None:
+        lines.append(f"work-dir {work}")
     return "\n".join(lines) + "\n" + more
 
 

@@ -146,10 +146,10 @@ async def end_if_bereft(parent: Callable[[], int], operation: str) -> None:
     """End an operation that waits for something dead; runs until it is cancelled.
 
     runc learns of CRIU's end when the last end of their socket is closed. In a user namespace a
-    further process of CRIU's (usernsd) holds one, and is not ended with the first: a save whose
-    CRIU was killed would stand still until its time is up, and its kernel with it. And CRIU itself
-    can wait for ever for a process that was killed while it held it, see :func:`_waits_in_vain`.
-    ``parent`` says which process is runc's.
+    further process of CRIU's (usernsd) holds one, and is not ended with the first: a resume whose
+    CRIU was killed would wait until its time is up. And at a save CRIU itself can wait for ever for
+    a process that was killed while it held it, see :func:`_waits_in_vain`. ``parent`` says whose
+    child CRIU is.
     """
     found = 0
     while found < _LOOKS:
@@ -200,7 +200,7 @@ def end_dump_of(pid: int) -> None:
 
 
 async def dump_is_over(pid: int, timeout: float) -> None:
-    """Wait until no CRIU holds a process: without its runc it lets go by itself, and only then.
+    """Wait until no CRIU holds a process: if nobody waits for it, it still lets go by itself.
 
     Killed, it would leave processes behind in the midst of what it has them do. So it is killed
     only if what it waits for has died, or if it holds them for more than ``timeout`` seconds.
@@ -241,12 +241,12 @@ async def run(
     operation: str = "",
     stdin: str | None = None,
     cwd: Path | None = None,
-    needs_children: bool = False,
+    runs_criu: bool = False,
     inherited: Sequence[int] = (),
 ) -> str:
     """Run one command to its end and return what it printed (stdout and stderr together).
 
-    ``needs_children``: it is a shell that runs runc with CRIU, see :func:`end_if_bereft`.
+    ``runs_criu``: it is a shell that runs CRIU, see :func:`end_if_bereft`.
     ``inherited``: descriptors that it gets under the same numbers; they are closed here, whatever
     happens.
 
@@ -281,11 +281,7 @@ async def run(
     finally:
         for fd in inherited:
             os.close(fd)
-    watch = (
-        asyncio.ensure_future(end_if_bereft(lambda: runc_below(process.pid), mark))
-        if needs_children
-        else None
-    )
+    watch = asyncio.ensure_future(end_if_bereft(lambda: process.pid, mark)) if runs_criu else None
     try:
         async with asyncio.timeout(timeout):
             output, _ = await process.communicate(None if stdin is None else stdin.encode())

@@ -1,6 +1,6 @@
 """The frozen window of a dump: CRIU has written all but the memory, and the processes stand still.
 
-A dump with ``--lazy-pages`` keeps private anonymous memory back, to serve it to another host. It is
+A dump with lazy pages keeps private anonymous memory back, to serve it to another host. It is
 asked for none of it: while it waits, its processes are frozen and whole, and the agent takes from
 them what it needs. The dump waits at one end of a pair of sockets that nobody else can reach; when
 the agent closes the other end, or dies, the processes go on.
@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import fcntl
 import os
 import resource
 import select
@@ -20,9 +19,6 @@ from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-#: Descriptors that a child inherits have this number at least: Go puts those of its own children
-#: (runc's CRIU) below.
-_LOWEST = 100
 #: page-xfer.c: struct page_server_iov, with the command PS_IOV_FORCE_CLOSE.
 _CLOSE = struct.pack("<IIQQQ", 0x1024, 0, 0, 0, 0)
 
@@ -49,27 +45,19 @@ class Window:
 
     def __init__(self) -> None:
         self._ours, theirs = socket.socketpair()
-        self._status, status = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
-        with theirs:
-            self._theirs = fcntl.fcntl(theirs, fcntl.F_DUPFD_CLOEXEC, _LOWEST)
-        self._done = fcntl.fcntl(status, fcntl.F_DUPFD_CLOEXEC, _LOWEST)
-        os.close(status)
+        self._theirs = theirs.detach()
+        self._status, self._done = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         self._kept = [self._theirs, self._done]
 
     def give(self) -> list[int]:
-        """The descriptors that runc has to inherit; whoever starts it closes them here then."""
+        """The descriptors that CRIU has to inherit; whoever starts it closes them here then."""
         given, self._kept = self._kept, []
         return given
 
     @property
-    def options(self) -> tuple[str, ...]:
-        """What ``runc checkpoint`` has to be told."""
-        return "--lazy-pages", "--status-fd", str(self._done)
-
-    @property
     def configuration(self) -> str:
         """What CRIU's configuration has to say."""
-        return f"ps-socket {self._theirs}\n"
+        return f"ps-socket {self._theirs}\nstatus-fd {self._done}\n"
 
     async def during(
         self,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import resource
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 from uuid import uuid4
 
@@ -17,6 +18,7 @@ from jupyter_checkpoints.models import CheckpointModel, SaveRequest, StartReques
 
 from .agents import Agent
 from .cells import run
+from .conftest import running_agent
 from .kernels import connected, python_kernel
 from .test_lazy import agent as agent
 from .test_lazy import client as client
@@ -207,12 +209,33 @@ async def test_a_save_after_a_failed_one(agent: Agent, client: AgentClient) -> N
         assert await resumed(other, saved, DIGEST) == digest
 
 
-async def test_nobody_else_can_ask_for_the_memory(agent: Agent, client: AgentClient) -> None:
+async def _log_of_a_dump(agent: Agent) -> str:
+    async with AgentClient(agent.socket) as client:
+        kernel = await client.start_kernel(python_kernel(str(uuid4()), detached=True))
+        async with connected(kernel):
+            await client.save(kernel.id, SaveRequest())
+        log = agent.layout.kernel(kernel.id) / "0" / "dump" / "dump.log"
+        said = log.read_text(errors="replace")
+        await client.delete_kernel(kernel.id)
+    return said
+
+
+async def test_a_kernel_does_not_wait_for_a_log(agent: Agent) -> None:
+    """CRIU writes thousands of lines about each dump, if it is let."""
+    lines = (await _log_of_a_dump(agent)).splitlines()
+    assert [line for line in lines if "Error" not in line and "Warn" not in line] == []
+
+
+@pytest.fixture
+def telling_agent(default_image: None) -> Iterator[Agent]:
+    """One whose CRIU tells all that it does."""
+    with running_agent("--log-level=DEBUG") as agent:
+        yield agent
+
+
+async def test_nobody_else_can_ask_for_the_memory(telling_agent: Agent) -> None:
     """CRIU would serve it to whoever connects first, on all of the host's addresses."""
-    kernel = await client.start_kernel(python_kernel(str(uuid4()), detached=True))
-    async with connected(kernel):
-        await client.save(kernel.id, SaveRequest())
-    log = (agent.layout.kernel(kernel.id) / "0" / "dump" / "dump.log").read_text(errors="replace")
+    log = await _log_of_a_dump(telling_agent)
     assert "Starting lazy pages server" in log
     assert "Reusing ps socket" in log
     assert "Listening" not in log and "Binding" not in log

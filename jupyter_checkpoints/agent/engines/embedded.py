@@ -47,6 +47,7 @@ from .. import binds, criu, dirty, monitor, mounting, oci, process, timers, user
 from ..background import Background
 from ..cgroup import Cgroup, cpu_seconds, link_hierarchies
 from ..criu_cache import CriuCache
+from ..dump import Request
 from ..identity import Identity
 from ..images import ImageStore
 from ..network import Link, Network
@@ -93,9 +94,10 @@ _SPARE_SECONDS = 0.5
 _END_SECONDS = 2.0
 _LOG_SIZE = 10 * 2**20
 _LOG_FILES = 3
-#: Runs a command, then lets the processes go on if nobody has; its status is the command's.
+#: Runs a command, then lets the processes go on if nobody has; its status is the command's. What it
+#: says goes to a file: a process of CRIU's may outlive it (usernsd), and would keep a pipe open.
 _DUMP = """{urge}
-"$@"; status=$?
+"$@" > {said} 2>&1; status=$?
 [ -e {thawed} ] || : > {thawed}
 {thaw}
 exit $status"""
@@ -1088,17 +1090,19 @@ class EmbeddedEngine(Engine):
         if in_window:
             files = f"[ ! -e {shlex.quote(os.fspath(remaps))} ] || {{\n{files}\n}}"
 
-        def prepare() -> tuple[str, int]:
+        def prepare() -> tuple[str, int, Request]:
             shutil.rmtree(work, ignore_errors=True)
             work.mkdir(mode=0o700)
             script = bundle / "snapshot.sh"
             freeze = f": > {frozen}\n{self._cgroup(name).freeze_script()}"
             script.write_text(criu.action_script(freeze=freeze, snapshot=cpu + files))
             script.chmod(0o700)
-            (bundle / "criu.conf").write_text(
+            configuration = bundle / "criu.conf"
+            configuration.write_text(
                 criu.configuration(
                     ghost_limit=_ghost_limit(staging.images),
                     keep_connections=True,
+                    work=work,
                     lock_network=hold,
                     action_script=script,
                     cgroups=self.layout.cgroups if self.layout.cgroups.exists() else None,
@@ -1107,7 +1111,16 @@ class EmbeddedEngine(Engine):
             )
             stays = hold or self._is_paused(name)
             thaw = "" if stays else self._cgroup(name).thaw_script()
-            return thaw, self._cgroup(name).memory()
+            root, container = self._runc_state(name)
+            request = Request(
+                root / container / "state.json",
+                staging.images,
+                configuration,
+                empty_network=kernel.state.user_namespace,
+                lazy=window is not None,
+                in_detail=log.isEnabledFor(logging.DEBUG),
+            )
+            return thaw, self._cgroup(name).memory(), request
 
         # Not where CRIU writes all memory: others need the processor meanwhile.
         urge = _URGENTLY if window is not None else ":"
@@ -1129,31 +1142,26 @@ class EmbeddedEngine(Engine):
             if not hold and self._cgroup(name).thaw_again(ended):
                 thawed.touch()
 
-        try:
-            thaw, size = await asyncio.to_thread(prepare)
-            root, container = self._runc_state(name)
+        with contextlib.ExitStack() as used:
+            if window is not None:
+                used.callback(window.close)
+            thaw, size, request = await asyncio.to_thread(prepare)
+            used.callback(request.close)
+            script = _DUMP.format(urge=urge, said=work / "criu.log", thawed=thawed, thaw=thaw)
             dump = process.run(
                 # Whoever is killed meanwhile, the processes go on.
-                *("sh", "-c", _DUMP.format(urge=urge, thawed=thawed, thaw=thaw), "sh"),
-                *(self.tools.runc, "--root", root, "checkpoint", "--leave-running"),
-                *("--image-path", staging.images, "--work-path", work),
-                *("--tcp-established", "--file-locks", *_OWN_NETWORK[kernel.state.user_namespace]),
-                *(window.options if window is not None else ()),
-                container,
+                *("sh", "-c", script, "sh", self.tools.criu, *request.arguments),
                 env=self.tools.env,
                 timeout=self._criu_timeout(size),
                 operation=self._operation(name) + "/save",
-                needs_children=True,
-                inherited=window.give() if window is not None else (),
+                runs_criu=True,
+                inherited=[request.give(), *(window.give() if window is not None else ())],
             )
             if window is None:
                 await dump
             else:
                 await window.during(dump, take, go_on)
             await asyncio.to_thread(taking.finish)
-        finally:
-            if window is not None:
-                window.close()
         if await asyncio.to_thread(criu.kernel_has_ended, staging.images):
             raise _has_ended()
         await asyncio.to_thread(timers.rearm, staging.images, waited)
@@ -1187,7 +1195,7 @@ class EmbeddedEngine(Engine):
         await asyncio.to_thread(self.pool.delete_snapshot, checkpoint_id)
 
     async def _dump_is_over(self, kernel: _Kernel, name: str) -> None:
-        """Wait for a CRIU without its runc: it leaves processes as it has found them, frozen."""
+        """Wait for a CRIU without a caller: it leaves processes as it has found them, frozen."""
         size = await asyncio.to_thread(self._cgroup(name).memory)
         await process.dump_is_over(kernel.state.pid, self._criu_timeout(size))
 
