@@ -338,3 +338,32 @@ async def test_a_kernel_that_has_ended_is_not_saved(client: AgentClient, stop: b
     assert (ended.state, ended.exit_code) == ("exited", 128 + signal.SIGKILL)
     assert await client.checkpoints() == []
     await client.delete_kernel(kernel.id)
+
+
+@for_all_callers
+async def test_criu_outlives_the_agent(private_agent: Agent, caller: int) -> None:
+    """It leaves the kernel frozen, as it has found it: the next agent has to wait for that."""
+    agent = private_agent
+    async with AgentClient(agent.socket, user=caller or None) as client:
+        kernel = await client.start_kernel(python_kernel(str(uuid.uuid4()), detached=True))
+        async with connected(kernel) as channels:
+            await run(channels, "x = 1")
+        saving = asyncio.ensure_future(outcome(client.save(kernel.id, SaveRequest())))
+        while not (criu := process.dump_of(kernel.pid or 0)):  # noqa: ASYNC110
+            await asyncio.sleep(0)
+        os.kill(criu, signal.SIGSTOP)
+        assert process.dump_of(kernel.pid or 0) == criu
+        agent.end(signal.SIGKILL)
+        await saving
+    started = asyncio.ensure_future(asyncio.to_thread(agent.start))
+    await asyncio.wait([started], timeout=2)
+    assert not started.done()
+    os.kill(criu, signal.SIGCONT)
+    await started
+    async with AgentClient(agent.socket, user=caller or None) as client:
+        async with connected(await client.kernel(kernel.id)) as channels:
+            assert await run(channels, "print(x)") == "1"
+        await client.save(kernel.id, SaveRequest(stop=True))
+        await client.delete_kernel(kernel.id)
+        for checkpoint in await client.checkpoints():
+            await client.delete_checkpoint(checkpoint.id)
