@@ -8,7 +8,9 @@ A restore's CRIU is started by runc, which takes most options, and a dump's by t
 
 from __future__ import annotations
 
+import contextlib
 import re
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -234,6 +236,23 @@ post-dump)
 ;;
 esac
 """
+
+
+#: mount.c, create_mnt_roots(): where a restore puts mount namespaces together.
+_ROOTS = ".criu.mntns.*"
+_LONGEST_RESTORE_SECONDS = 24 * 3600.0
+
+
+def remove_roots(directory: Path = Path("/tmp")) -> None:
+    """Remove what restores have left in a directory that were killed. Called at the agent's start.
+
+    Those of restores that may still be under way, of this agent or of others, stay.
+    """
+    for path in directory.glob(_ROOTS):
+        with contextlib.suppress(OSError):  # not empty, not a directory, or just gone
+            found = path.lstat()
+            if found.st_uid == 0 and time.time() - found.st_mtime > _LONGEST_RESTORE_SECONDS:
+                path.rmdir()
 
 
 def wire(data: bytes) -> Iterator[tuple[int, int | bytes]]:

@@ -390,6 +390,7 @@ class EmbeddedEngine(Engine):
         for path in self.layout.touched("x").parent.glob("*"):
             if path.name not in checkpoints:
                 path.unlink()
+        criu.remove_roots()
         self._sweep_containers(running)
 
     def _sweep_containers(self, running: set[str]) -> None:

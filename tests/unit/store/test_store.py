@@ -86,7 +86,7 @@ def test_another_store_at_the_same_place_reads_it(backend: Backend, root: Path) 
 @given(st.dictionaries(names, contents, max_size=8))
 def test_any_files_come_back(backend: Backend, files: dict[str, bytes]) -> None:
     with tempfile.TemporaryDirectory() as directory:
-        store = backend.make(Path(directory))
+        store = backend.make(Path(directory, "store"))
         manifest = save(store, "c1", files)
         assert files_of(store, "c1") == files
         report = store.verify(store.load("c1"))
