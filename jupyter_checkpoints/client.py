@@ -35,6 +35,7 @@ from .errors import (
     OperationTimeout,
 )
 from .layout import USER_HEADER, default_socket
+from .message_types import make_types_ready
 from .models import (
     CheckpointModel,
     CheckpointPatch,
@@ -638,3 +639,7 @@ def _os_error(error: BaseException) -> OSError | None:
     while cause is not None and not isinstance(cause, OSError):
         cause = cause.__cause__ or cause.__context__
     return cause
+
+
+# Whoever uses this module may do it in threads.
+make_types_ready()

@@ -21,6 +21,7 @@ from traitlets.config import Config
 
 from . import __version__
 from .kernelmanager import CheckpointKernelManager, CheckpointKernels
+from .message_types import make_types_ready
 from .routes import HANDLERS
 from .runtimes import Runtimes
 from .session_routes import SESSION_HANDLERS
@@ -75,6 +76,7 @@ class CheckpointsExtension(ExtensionApp):
         """Make the service. Called when the server's managers are there."""
         server = self.serverapp
         assert server is not None
+        make_types_ready()
         self._register_events()
         kernels = server.kernel_manager
         if not self.why_not and not isinstance(kernels, CheckpointKernels):

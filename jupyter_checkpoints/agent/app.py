@@ -21,6 +21,7 @@ from traitlets import Bool, Dict, Enum, Float, Int, List, TraitError, Unicode, v
 
 from .. import __version__, layout
 from ..errors import CheckpointsError, Conflict, HostNotReady, NotAllowed
+from ..message_types import make_types_ready
 from ..models import Limits
 from ..store.directory import DirectoryStore
 from ..store.packs import PackStore
@@ -234,6 +235,7 @@ class AgentApp(JupyterApp):
                     "The agent must be run by root.",
                     hint="Ask an administrator to run `sudo jupyter checkpoints setup`.",
                 )
+            make_types_ready()
             asyncio.run(self._serve())
         except CheckpointsError as error:
             self.log.critical("%s", error)

@@ -19,6 +19,7 @@ from pathlib import Path
 
 import msgspec
 
+from ...message_types import make_types_ready
 from ...store.pages import open_pages
 from .. import process
 from ..cgroup import Cgroup
@@ -30,6 +31,7 @@ from .server import Server
 
 
 def main() -> int:
+    make_types_ready()
     line = sys.stdin.readline()
     if not line:
         return 0  # the agent has ended, or needs no pager any more
