@@ -334,6 +334,7 @@ def open_files(files_image: bytes) -> list[OpenFile]:
     return found
 
 
+#: compel's task-state.h: TASK_DEAD, TASK_ZOMBIE.
 _DEAD = (2, 6)
 
 

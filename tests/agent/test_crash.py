@@ -342,6 +342,29 @@ async def test_a_kernel_that_has_ended_is_not_saved(client: AgentClient, stop: b
     await client.delete_kernel(kernel.id)
 
 
+@asynccontextmanager
+async def _held_dump(
+    client: AgentClient, kernel: KernelModel
+) -> AsyncIterator[tuple[int, asyncio.Future[CheckpointModel]]]:
+    """A save whose CRIU, which has the kernel, stands still."""
+    pid = kernel.pid or 0
+    while True:
+        saving = asyncio.ensure_future(client.save(kernel.id, SaveRequest()))
+        while not (criu := process.dump_of(pid)) and not saving.done():  # noqa: ASYNC110
+            await asyncio.sleep(0)
+        if criu:
+            os.kill(criu, signal.SIGSTOP)
+            if process.dump_of(pid) == criu:
+                break
+            os.kill(criu, signal.SIGCONT)  # it was done already
+        await saving
+    try:
+        yield criu, saving
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(criu, signal.SIGCONT)
+
+
 @for_all_callers
 async def test_criu_outlives_the_agent(private_agent: Agent, caller: int) -> None:
     """It leaves the kernel frozen, as it has found it: the next agent has to wait for that."""
@@ -350,22 +373,34 @@ async def test_criu_outlives_the_agent(private_agent: Agent, caller: int) -> Non
         kernel = await client.start_kernel(python_kernel(str(uuid.uuid4()), detached=True))
         async with connected(kernel) as channels:
             await run(channels, "x = 1")
-        saving = asyncio.ensure_future(outcome(client.save(kernel.id, SaveRequest())))
-        while not (criu := process.dump_of(kernel.pid or 0)):  # noqa: ASYNC110
-            await asyncio.sleep(0)
-        os.kill(criu, signal.SIGSTOP)
-        assert process.dump_of(kernel.pid or 0) == criu
-        agent.end(signal.SIGKILL)
-        await saving
-    started = asyncio.ensure_future(asyncio.to_thread(agent.start))
-    await asyncio.wait([started], timeout=2)
-    assert not started.done()
-    os.kill(criu, signal.SIGCONT)
-    await started
+        async with _held_dump(client, kernel) as (_, saving):
+            agent.end(signal.SIGKILL)
+            await outcome(saving)
+            started = asyncio.ensure_future(asyncio.to_thread(agent.start))
+            while f"CRIU still has kernel {kernel.id}" not in agent.log.read_text():
+                assert not started.done()
+                await asyncio.sleep(0.01)
+        await started
     async with AgentClient(agent.socket, user=caller or None) as client:
         async with connected(await client.kernel(kernel.id)) as channels:
             assert await run(channels, "print(x)") == "1"
         await client.save(kernel.id, SaveRequest(stop=True))
+        await client.delete_kernel(kernel.id)
+        for checkpoint in await client.checkpoints():
+            await client.delete_checkpoint(checkpoint.id)
+
+
+@for_all_callers
+async def test_the_end_of_criu_is_told(private_agent: Agent, caller: int) -> None:
+    async with AgentClient(private_agent.socket, user=caller or None) as client:
+        kernel = await client.start_kernel(python_kernel(str(uuid.uuid4()), detached=True))
+        async with connected(kernel):
+            pass
+        async with _held_dump(client, kernel) as (criu, saving):
+            os.kill(criu, signal.SIGKILL)
+            # In some moments the kernel ends with it.
+            with pytest.raises(SaveFailed, match=r"CRIU was ended by SIGKILL|has ended"):
+                await saving
         await client.delete_kernel(kernel.id)
         for checkpoint in await client.checkpoints():
             await client.delete_checkpoint(checkpoint.id)

@@ -13,7 +13,7 @@ from jupyter_checkpoints.agent.criu import remove_roots
 DAYS_AGO = time.time() - 3 * 24 * 3600
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="they are root's")
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can make a directory another user's")
 def test_what_killed_restores_have_left(tmp_path: Path) -> None:
     old, new, full, anothers, other = (
         tmp_path / name

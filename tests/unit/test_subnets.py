@@ -11,7 +11,9 @@ import pytest
 
 from jupyter_checkpoints.agent import subnets
 
-pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="makes a network namespace")
+pytestmark = pytest.mark.skipif(
+    os.geteuid() != 0, reason="only root can give a network namespace routes"
+)
 
 _ASK = """
 from jupyter_checkpoints.agent.subnets import free_subnet

@@ -203,6 +203,14 @@ def _has_ended() -> SaveFailed:
     )
 
 
+def _otherwise(error: BaseException) -> str:
+    """The reason where a dump has failed and CRIU does not say why."""
+    if isinstance(error, CommandFailed) and error.status > 128:
+        with contextlib.suppress(ValueError):  # as a shell gives it
+            return f"CRIU was ended by {signal.Signals(error.status - 128).name}"
+    return str(error)
+
+
 def _still_there(state: _State) -> bool:
     """Whether container and monitor are the processes that were written down."""
     return (
@@ -986,7 +994,7 @@ class EmbeddedEngine(Engine):
                 pause = await self._snapshot(name, cpu + files, frozen=hold)
         except BaseException as error:
             logs = await asyncio.to_thread(_logs, bundle / "dump")
-            explained = criu.explain(logs, str(error))
+            explained = criu.explain(logs, _otherwise(error))
             await self._recover(kernel, name, staging.id)
             if hold:
                 await self.release(kernel_id)
@@ -1197,6 +1205,8 @@ class EmbeddedEngine(Engine):
 
     async def _dump_is_over(self, kernel: _Kernel, name: str) -> None:
         """Wait for a CRIU without a caller: it leaves processes as it has found them, frozen."""
+        if await asyncio.to_thread(process.dump_of, kernel.state.pid):
+            log.info("CRIU still has kernel %s: waiting for it", kernel.id)
         size = await asyncio.to_thread(self._cgroup(name).memory)
         await process.dump_is_over(kernel.state.pid, self._criu_timeout(size))
 
